@@ -1,0 +1,1 @@
+"""TFX components that TFX lacks, and stock ones whose executor a user needs more of."""

@@ -1,0 +1,45 @@
+"""What can go wrong, as one small tree. The command line prints the message and exits with the code.
+
+EspalierError (1)
+├── ConfigError (2)         the YAML, an option, or a place that cannot be written
+│   └── CheckpointError (2) a pre-trained model that cannot be read or is of another kind
+├── DataError (2)           the user's rows
+├── ComponentError (3)      a component of the pipeline failed
+└── NotBlessedError (4)     the run is whole, and the model was refused
+
+A message says where, what was found, what was expected and what to do, and needs no traceback.
+"""
+
+
+class EspalierError(Exception):
+    """Base of every error a user can mend."""
+
+    exit_code = 1
+
+
+class ConfigError(EspalierError):
+    """The configuration cannot be used."""
+
+    exit_code = 2
+
+
+class CheckpointError(ConfigError):
+    """The checkpoint that training should start from cannot be used."""
+
+
+class DataError(EspalierError):
+    """The data cannot be used."""
+
+    exit_code = 2
+
+
+class ComponentError(EspalierError):
+    """A component of the pipeline failed."""
+
+    exit_code = 3
+
+
+class NotBlessedError(EspalierError):
+    """The pipeline ran, and its verdict keeps the model from being pushed."""
+
+    exit_code = 4

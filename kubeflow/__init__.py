@@ -1,0 +1,1 @@
+"""The same DAG on a Kubeflow Pipelines cluster (not built yet)."""

@@ -1,0 +1,1 @@
+"""What answers: prediction from a pushed version."""

@@ -1,0 +1,1 @@
+"""What is learned: model families, input pipelines, training and export."""
