@@ -1,0 +1,332 @@
+"""The configuration: one YAML file, one pydantic model, every field documented here.
+
+Paths are relative to the current directory. `model:` is validated by the family's own
+`Settings` (`trainer/families/NAME.py`), `train:` by `trainer/settings.py`.
+"""
+
+import difflib
+import io
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from ..errors import ConfigError
+from ..trainer import families
+from ..trainer.settings import Train
+
+Metric = Literal["accuracy", "f1", "auc", "precision", "recall", "loss"]
+SPLITS = ("train", "eval", "test")
+FORMATS = ("csv", "parquet", "tfrecord")
+
+
+def _model_settings() -> Any:
+    """The union of every family's Settings, told apart by `family`."""
+    settings = tuple(families.load(name).Settings for name in families.names())
+    if len(settings) == 1:
+        return settings[0]
+    return Annotated[Union[settings], Field(discriminator="family")]  # noqa: UP007
+
+
+if TYPE_CHECKING:
+    ModelSettings = Any
+else:
+    ModelSettings = _model_settings()
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SplitPaths(_Section):
+    """Separate files for each split."""
+
+    train: str = Field(description="Rows to train on: a file, a folder or a glob.")
+    eval: str = Field(description="Rows that choose the best epoch.")
+    test: str | None = Field(
+        None, description="Rows for the final evaluation; without them it uses the eval rows."
+    )
+
+
+class Data(_Section):
+    """Where the rows are and what their columns mean."""
+
+    csv: str | SplitPaths | None = Field(
+        None,
+        description="A CSV file, a folder of them or a glob, split 8:1:1 into train, eval and "
+        "test by a hash of the row; or {train:, eval:, test:}. Hidden files are ignored.",
+    )
+    parquet: str | SplitPaths | None = Field(None, description="The same, as Parquet files.")
+    tfrecord: str | SplitPaths | None = Field(
+        None, description="The same, as TFRecord files of tf.Example."
+    )
+    text: str | Annotated[list[str], Field(min_length=1, max_length=2)] = Field(
+        description="The text's column, or two columns [a, b] read as a pair."
+    )
+    label: str = Field(description="The label's column: strings or integers.")
+    schema_file: str | None = Field(
+        None,
+        alias="schema",
+        description="A curated TFDV schema (.pbtxt) that the data must fit; null infers one.",
+    )
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "Data":
+        given = [name for name in FORMATS if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"name the data's source once, as one of {', '.join(FORMATS)}; "
+                f"found {' and '.join(given) or 'none'}"
+            )
+        if self.label in self.texts:
+            raise ValueError(f"the label's column {self.label!r} is also the text's")
+        return self
+
+    @property
+    def format(self) -> str:
+        """csv, parquet or tfrecord."""
+        return next(name for name in FORMATS if getattr(self, name) is not None)
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """Path per split; one source that is still to be split stands under `all`."""
+        source = getattr(self, self.format)
+        if isinstance(source, str):
+            return {"all": source}
+        return {name: path for name in SPLITS if (path := getattr(source, name))}
+
+    @property
+    def texts(self) -> list[str]:
+        """The text columns, one or two."""
+        return [self.text] if isinstance(self.text, str) else list(self.text)
+
+    @property
+    def splits(self) -> list[str]:
+        """The names of the splits that ExampleGen will write."""
+        return list(SPLITS) if "all" in self.sources else list(self.sources)
+
+
+class Evaluate(_Section):
+    """What is measured on the test rows, and what a model must reach to be blessed."""
+
+    metrics: list[Metric] = Field(
+        default=["accuracy", "f1", "auc"],
+        min_length=1,
+        description="accuracy; f1, precision, recall and auc (two classes: of the second in "
+        "sorted order; more: the mean over classes); loss (cross-entropy). The first one "
+        "decides where no limit is given.",
+    )
+    slices: list[str] = Field(
+        default=[], description="Columns by whose values the metrics are shown separately."
+    )
+    at_least: dict[Metric, float] = Field(
+        default={},
+        description="Lowest value a blessed model may have (loss: highest).",
+    )
+    worse_than_blessed_by_at_most: dict[Metric, float] = Field(
+        default={},
+        description="How much worse than the last blessed model it may be, in the metric's units.",
+    )
+
+    @property
+    def measured(self) -> list[Metric]:
+        """Every metric that is shown or has a limit, once."""
+        return list(
+            dict.fromkeys([*self.metrics, *self.at_least, *self.worse_than_blessed_by_at_most])
+        )
+
+    @property
+    def limits(self) -> tuple[dict[Metric, float], dict[Metric, float]]:
+        """(at_least, worse_than_blessed_by_at_most); where neither is set, the first metric
+        must be no worse than the blessed model's (an Evaluator without thresholds would
+        neither bless nor refuse: tensorflow/tfx#5148)."""
+        if self.at_least or self.worse_than_blessed_by_at_most:
+            return self.at_least, self.worse_than_blessed_by_at_most
+        return {}, {self.metrics[0]: 0.0}
+
+
+class Push(_Section):
+    """Where a blessed model is published for TensorFlow Serving."""
+
+    to: str = Field(description="The model's base path, which TensorFlow Serving watches.")
+    keep: int = Field(5, ge=1, description="How many of the newest versions stay there.")
+
+
+class Config(BaseModel):
+    """One job, whole. Raises ConfigError with every fault found.
+
+    Example: `Config(name="reviews", data={"csv": "reviews.csv", "text": "text", "label":
+    "label"}, model={"family": "bert", "start": "tiny"}, push={"to": "models/reviews"})`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: Literal[1] = Field(1, description="The version of this file's format.")
+    name: str = Field(
+        pattern=r"^[a-z][a-z0-9-]{0,62}$",
+        description="The pipeline's name: lower-case letters, digits and dashes.",
+    )
+    data: Data
+    model: ModelSettings = Field(description="The family and its own settings.")
+    train: Train = Field(default_factory=Train)
+    evaluate: Evaluate = Field(default_factory=Evaluate)
+    push: Push
+    runs: str = Field(
+        "runs", description="Folder for what runs leave: artifacts, metadata, logs, results."
+    )
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigError("\n".join(_sentences(error, "Config", None))) from None
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> "Config":
+        """Read a YAML file and apply `key.path=value` overrides.
+
+        Raises:
+            ConfigError: with a line per fault: file, line, key path, found, expected.
+        """
+        text = _read(Path(path))
+        tree = _parse(text, str(path))
+        for override in overrides:
+            _apply(tree, override)
+        # The file's values are validated outside __init__, which would lose the lines.
+        try:
+            return cls.model_validate(tree, context=None)
+        except ValidationError as error:
+            raise ConfigError("\n".join(_sentences(error, str(path), tree))) from None
+
+    def to_yaml(self) -> str:
+        """The resolved configuration, every default filled in."""
+        out = io.StringIO()
+        yaml = YAML()
+        yaml.dump(self.model_dump(mode="json", by_alias=True), out)
+        return out.getvalue()
+
+    @property
+    def home(self) -> Path:
+        """The folder of everything that runs of this pipeline leave behind."""
+        return Path(self.runs) / self.name
+
+
+def _read(path: Path) -> str:
+    try:
+        if path.stat().st_size > 1_000_000:
+            raise ConfigError(f"{path}: larger than 1 MB; this is not an Espalier configuration.")
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        near = difflib.get_close_matches(path.name, [p.name for p in _siblings(path)], 1)
+        hint = f" Did you mean {path.with_name(near[0])}?" if near else ""
+        raise ConfigError(f"{path}: no such file.{hint}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}") from None
+
+
+def _siblings(path: Path) -> list[Path]:
+    return list(path.parent.iterdir()) if path.parent.is_dir() else []
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        tree = YAML().load(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f":{mark.line + 1}" if mark else ""
+        raise ConfigError(f"{where}{line}: not valid YAML: {error.problem}") from None
+    except (YAMLError, ValueError) as error:
+        raise ConfigError(f"{where}: not valid YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{where}: expected `key: value` lines, found {type(tree).__name__}.")
+    return tree
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not re.fullmatch(r"[\w-]+(\.[\w-]+)*", key):
+        raise ConfigError(f"--set {override}: expected KEY=VALUE, such as train.epochs=1")
+    *parents, last = key.split(".")
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"--set {override}: {parent} is not a section.")
+    tree[last] = _parse(f"value: {value}", f"--set {key}")["value"]
+    if hasattr(tree, "lc"):  # its line in the file would mislead
+        tree.lc.data.pop(last, None)
+
+
+def _sentences(error: ValidationError, where: str, tree: Any) -> list[str]:
+    lines: dict[str, None] = {}
+    for fault in error.errors():
+        path = _key_path(fault["loc"])
+        line = _line(tree, path)
+        place = f"{where}:{line}" if line else where
+        lines[f"{place}: {'.'.join(map(str, path)) or '(top)'}: {_reason(fault)}"] = None
+    return list(lines)
+
+
+def _key_path(loc: Sequence[Any]) -> list[Any]:
+    """The location without pydantic's own markers for the branch of a union."""
+    families_, markers = set(families.names()), {"str", "int", "SplitPaths", "list[str]"}
+    return [
+        part
+        for position, part in enumerate(loc)
+        if not (isinstance(part, str) and (part in markers or "[" in part or "literal" in part))
+        and not (position == 1 and loc[0] == "model" and part in families_)
+    ]
+
+
+def _line(tree: Any, path: Sequence[Any]) -> int | None:
+    """The 1-based line of the deepest part of the path that stands in the file."""
+    line = None
+    for part in path:
+        try:
+            if part in tree.lc.data:
+                line = tree.lc.data[part][0] + 1
+            tree = tree[part]
+        except (AttributeError, KeyError, IndexError, TypeError):
+            break
+    return line
+
+
+def _reason(fault: Any) -> str:
+    name, kind = str(fault["loc"][-1]) if fault["loc"] else "", fault["type"]
+    if kind == "extra_forbidden":
+        known = _known(fault["loc"][:-1])
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}."
+        return f"unknown key {name!r}; {hint}"
+    if kind == "missing":
+        return "missing; it has no default."
+    message = fault["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    return f"{message}; found {fault['input']!r}" if kind != "value_error" else message
+
+
+def _known(loc: Sequence[Any]) -> list[str]:
+    """The names of the fields in the section at `loc`."""
+    model: Any = Config
+    for part in loc:
+        if part in families.names() and model not in (Config, Data):
+            continue
+        if isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields:
+            model = _model_of(model.model_fields[part].annotation, loc)
+    fields = model.model_fields if hasattr(model, "model_fields") else {}
+    return [field.alias or name for name, field in fields.items()]
+
+
+def _model_of(annotation: Any, loc: Sequence[Any]) -> Any:
+    models = [
+        one
+        for one in (annotation, *get_args(annotation))
+        if isinstance(one, type) and issubclass(one, BaseModel)
+    ]
+    chosen = [m for m in models if "family" in m.model_fields and len(loc) > 1
+              and m.model_fields["family"].default == loc[1]]
+    return (chosen or models or [None])[0]

@@ -1,0 +1,193 @@
+"""The training loop, the same for every family: one visible loop over epochs that can be killed.
+
+After each epoch the model, its optimizer and the history are on disk; a second call with the
+same folder goes on behind the last whole epoch, with the same rows in the same order.
+"""
+
+import json
+import logging
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigError
+from .settings import Train
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+    import tf_keras as keras
+
+progress = logging.getLogger("espalier.progress")
+
+
+@dataclass
+class State:
+    """What must survive a kill, beside the weights."""
+
+    epoch: int = 0
+    best_epoch: int = 0
+    best_loss: float = math.inf
+    checkpoint: str = ""
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    @classmethod
+    def load(cls, folder: Path) -> "State":
+        """The state in `folder`, or a fresh one."""
+        file = folder / "state.json"
+        return cls(**json.loads(file.read_text())) if file.exists() else cls()
+
+    def save(self, folder: Path) -> None:
+        """Written last and atomically: it never names a checkpoint that is not whole."""
+        temporary = folder / "state.json.new"
+        temporary.write_text(json.dumps(asdict(self)))
+        os.replace(temporary, folder / "state.json")
+
+
+def fit(
+    model: "keras.Model",
+    train_data: Callable[[int], "tf.data.Dataset"],
+    eval_data: "tf.data.Dataset",
+    settings: Train,
+    *,
+    steps_per_epoch: int,
+    state_dir: Path,
+    log_dir: str,
+    class_weight: Mapping[int, float] | None = None,
+) -> State:
+    """Train `model` and leave it with the weights of its best epoch (lowest eval loss).
+
+    Args:
+        model: features -> logits float32 [B, C].
+        train_data: the batches of epoch n, counted from 0.
+        eval_data: the rows that choose the best epoch.
+        settings: the YAML's `train:` section.
+        steps_per_epoch: batches in one epoch; the rate's schedule needs it.
+        state_dir: what a killed run resumes from.
+        log_dir: TensorBoard's folder.
+        class_weight: weight per label id.
+
+    Raises:
+        ConfigError: if the loss is no longer a number.
+    """
+    import tensorflow as tf
+    import tf_keras as keras
+
+    state_dir.mkdir(parents=True, exist_ok=True)
+    compile_model(model, settings, steps_per_epoch)
+    state = State.load(state_dir)
+    manager = tf.train.CheckpointManager(
+        tf.train.Checkpoint(model=model, optimizer=model.optimizer), str(state_dir), max_to_keep=2
+    )
+    if state.checkpoint:
+        manager.checkpoint.restore(state.checkpoint)
+        progress.info("resumed after epoch %d", state.epoch)
+    callbacks = [
+        keras.callbacks.TensorBoard(log_dir, write_graph=False, profile_batch=0),
+        keras.callbacks.TerminateOnNaN(),
+        _report_steps(settings.epochs, steps_per_epoch),
+    ]
+    for epoch in range(state.epoch, settings.epochs):
+        if settings.patience and epoch - state.best_epoch >= settings.patience:
+            progress.info("stopped early: best was epoch %d", state.best_epoch)
+            break
+        logs = model.fit(
+            train_data(epoch),
+            initial_epoch=epoch,
+            epochs=epoch + 1,
+            validation_data=eval_data,
+            class_weight=dict(class_weight) if class_weight else None,
+            callbacks=callbacks,
+            verbose=0,
+        ).history
+        _record(state, {name: values[-1] for name, values in logs.items()}, epoch + 1)
+        if state.best_epoch == state.epoch:
+            model.save_weights(str(state_dir / "best"))
+        state.checkpoint = manager.save()
+        state.save(state_dir)
+        progress.info(
+            "epoch %d of %d: loss %.4f, eval loss %.4f, eval accuracy %.4f",
+            state.epoch, settings.epochs, *(state.history[-1][name] for name in
+                                            ("loss", "val_loss", "val_accuracy")),
+        )  # fmt: skip
+    model.load_weights(str(state_dir / "best")).expect_partial()
+    return state
+
+
+def _record(state: State, logs: dict[str, float], epoch: int) -> None:
+    if not math.isfinite(logs["loss"]) or not math.isfinite(logs.get("val_loss", math.nan)):
+        raise ConfigError(
+            f"train.learning_rate: training diverged in epoch {epoch} (the loss is no longer a "
+            f"number). Lower the rate or lengthen the warm-up."
+        )
+    state.epoch = epoch
+    state.history.append(logs)
+    if logs["val_loss"] < state.best_loss:
+        state.best_loss, state.best_epoch = logs["val_loss"], epoch
+
+
+def compile_model(model: "keras.Model", settings: Train, steps_per_epoch: int) -> None:
+    """Give the model its loss, its optimizer and the rate's schedule."""
+    import tf_keras as keras
+
+    model.compile(
+        optimizer=_optimizer(settings, _schedule(settings, steps_per_epoch * settings.epochs)),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=[keras.metrics.SparseCategoricalAccuracy("accuracy")],
+    )
+
+
+def _optimizer(settings: Train, rate: Any) -> "keras.optimizers.Optimizer":
+    import tf_keras as keras
+
+    if settings.optimizer == "sgd":
+        return keras.optimizers.SGD(rate, momentum=0.9)
+    if settings.optimizer == "adam":
+        return keras.optimizers.Adam(rate)
+    optimizer = keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay)
+    # As BERT's own optimizer does (google-research/bert, optimization.py).
+    optimizer.exclude_from_weight_decay(var_names=["bias", "layer_norm", "gamma", "beta"])
+    return optimizer
+
+
+def _schedule(settings: Train, steps: int) -> Any:
+    """Linear warm-up to the rate, then its decay to 0 at the last step."""
+    import tensorflow as tf
+    import tf_keras as keras
+
+    warmup = max(1, round(settings.warmup * steps))
+
+    class WarmUpDecay(keras.optimizers.schedules.LearningRateSchedule):
+        def __call__(self, step: Any) -> Any:
+            step = tf.cast(step, tf.float32)
+            done = tf.clip_by_value((step - warmup) / max(1, steps - warmup), 0.0, 1.0)
+            factor = {
+                "linear": 1.0 - done,
+                "cosine": 0.5 * (1.0 + tf.cos(math.pi * done)),
+                "none": tf.ones_like(done),
+            }[settings.decay]
+            return settings.learning_rate * tf.minimum((step + 1) / warmup, 1.0) * factor
+
+        def get_config(self) -> dict[str, Any]:
+            return {"steps": steps, "warmup": warmup}
+
+    return WarmUpDecay()
+
+
+def _report_steps(epochs: int, steps: int) -> "keras.callbacks.Callback":
+    import tf_keras as keras
+
+    class ReportSteps(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            self.epoch = epoch
+
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            done = self.epoch * steps + batch + 1
+            progress.debug(
+                "epoch %d of %d, loss %.4f", self.epoch + 1, epochs, (logs or {}).get("loss", 0),
+                extra={"done": done, "total": epochs * steps},
+            )  # fmt: skip
+
+    return ReportSteps()

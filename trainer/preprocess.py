@@ -1,0 +1,110 @@
+"""All of preprocessing, as one TensorFlow Transform graph: what training sees is what serving sees."""
+
+import os
+import uuid
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from . import families
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+    import tensorflow_transform as tft
+
+LABEL = "label"
+LABELS_FILE = "labels"
+TEXT_INPUTS = ("text", "text_pair")
+
+
+def preprocessing_fn(inputs: dict[str, Any], custom_config: dict[str, Any]) -> dict[str, Any]:
+    """Turn raw columns into the family's features and an int64 label.
+
+    Args:
+        inputs: raw columns, dense [B, 1], [B] or sparse.
+        custom_config: {"texts": [column, ...], "label": column, "model": settings}.
+
+    Returns:
+        The family's features, and `label`: int64 [B], the label's place in sorted order,
+        -1 for one that no training row has.
+    """
+    family = families.load(custom_config["model"]["family"])
+    settings = family.Settings(**custom_config["model"])
+    texts = {
+        name: _column(inputs[column])
+        for name, column in zip(TEXT_INPUTS, custom_config["texts"], strict=False)
+    }
+    features = family.preprocess(texts, settings)
+    return {**features, LABEL: _label_ids(_column(inputs[custom_config["label"]]))}
+
+
+def labels(transform_output: "tft.TFTransformOutput") -> list[str]:
+    """The labels in the order of their ids."""
+    path = os.path.join(transform_output.transform_savedmodel_dir, "assets", LABELS_FILE)
+    with open(path, encoding="utf-8") as file:
+        return file.read().split("\n")[:-1]
+
+
+def _column(values: Any) -> "tf.Tensor":
+    """One string per row, [B], out of a dense or a sparse column of strings or integers."""
+    import tensorflow as tf
+
+    if isinstance(values, tf.SparseTensor):
+        empty = "" if values.dtype == tf.string else 0
+        values = tf.sparse.to_dense(
+            tf.sparse.reset_shape(values, [tf.shape(values, tf.int64)[0], 1]), empty
+        )
+    values = tf.reshape(values, [-1])
+    return values if values.dtype == tf.string else tf.strings.as_string(values)
+
+
+def _label_ids(label: "tf.Tensor") -> "tf.Tensor":
+    import tensorflow as tf
+    import tensorflow_transform as tft
+
+    (path,) = tft.experimental.ptransform_analyzer(
+        [label], _sorted_labels(), [tf.string], [[]], output_asset_default_values=[b"none\n"]
+    )
+    return tft.apply_vocabulary(label, deferred_vocab_filename_tensor=path, default_value=-1)
+
+
+def _sorted_labels() -> Any:
+    """A Beam transform that writes the distinct labels, sorted, to a file and gives its path.
+
+    `tft.vocabulary` orders by frequency; F1 and the like need a positive class ("1",
+    "positive") that does not depend on how many rows there are of each.
+    """
+    import apache_beam as beam
+    import tensorflow_transform.beam as tft_beam
+
+    class SortedLabels(tft_beam.experimental.PTransformAnalyzer):
+        def expand(self, batches: Any) -> Any:
+            path = os.path.join(self.base_temp_dir, uuid.uuid4().hex, LABELS_FILE)
+            return (
+                batches
+                | "Labels" >> beam.FlatMap(lambda batch: set(batch[0].ravel().tolist()))
+                | "Distinct" >> beam.Distinct()
+                | "All" >> beam.combiners.ToList()
+                | "Write" >> beam.Map(_write_sorted, path)
+            )
+
+    return SortedLabels()
+
+
+def _write_sorted(found: Iterable[bytes], path: str) -> Any:
+    import numpy as np
+    from tfx.dsl.io import fileio
+
+    names = [label.decode("utf-8") for label in found]
+    fileio.makedirs(os.path.dirname(path))
+    with fileio.open(path, "wb") as file:
+        file.write("".join(f"{name}\n" for name in sort_labels(names)).encode("utf-8"))
+    return np.array(path)
+
+
+def sort_labels(names: Iterable[str]) -> list[str]:
+    """Sorted as numbers where all of them are integers, else as text."""
+    names = list(names)
+    try:
+        return sorted(names, key=int)
+    except ValueError:
+        return sorted(names)

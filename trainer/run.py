@@ -1,0 +1,118 @@
+"""The Trainer's run function: from transformed examples to an exported SavedModel."""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DataError
+from . import families, hardware
+from .export import Columns, export
+from .fit import State, fit
+from .input import Source, batches, label_counts
+from .preprocess import labels
+from .settings import Train
+
+if TYPE_CHECKING:
+    import tensorflow_transform as tft
+    import tf_keras as keras
+
+log = logging.getLogger(__name__)
+
+
+def run_fn(fn_args: Any) -> None:
+    """Train and export; `espalier.trainer.run.run_fn` is the module path TFX's Trainer calls.
+
+    Args:
+        fn_args: tfx.components.FnArgs. Its custom_config holds `texts` and `label` (columns),
+            `model` and `train` (the YAML's sections) and `state_dir` (survives a kill).
+    """
+    import tensorflow as tf
+    import tensorflow_transform as tft
+
+    config = fn_args.custom_config
+    settings = Train(**config["train"])
+    output = tft.TFTransformOutput(fn_args.transform_output)
+    tf.keras.utils.set_random_seed(settings.seed)
+    job = _Job(config, output)
+    source, eval_source = job.source(fn_args.train_files), job.source(fn_args.eval_files)
+    counts = _check_labels(label_counts(source), label_counts(eval_source), job.labels)
+    rows = sum(counts.values())
+    weights = {i: rows / len(counts) / n for i, n in counts.items()}
+    state_dir = _state_dir(config, fn_args)
+    with hardware.precision(settings.precision), hardware.strategy().scope():
+        model = job.build()
+        job.family.freeze(model, settings.freeze)
+        state = fit(
+            model,
+            lambda epoch: batches(
+                source, settings.batch_size, shuffle_seed=settings.seed * 1000 + epoch + 1
+            ),
+            batches(eval_source, settings.batch_size),
+            settings,
+            steps_per_epoch=-(-rows // settings.batch_size),
+            state_dir=state_dir,
+            log_dir=os.path.join(fn_args.model_run_dir, "tensorboard"),
+            class_weight=weights if settings.class_weight == "balanced" else None,
+        )
+    served = job.build()  # float32, whatever it was trained in
+    served.set_weights(model.get_weights())
+    export(
+        served, output, job.labels, Columns(config["texts"], config["label"]),
+        fn_args.serving_model_dir, {"model": config["model"], "best_epoch": state.best_epoch},
+    )  # fmt: skip
+    _keep_history(state, fn_args.model_run_dir)
+    shutil.rmtree(state_dir.parent)
+
+
+class _Job:
+    """What `run_fn` derives from its custom_config and the transform graph."""
+
+    def __init__(self, config: dict[str, Any], output: "tft.TFTransformOutput") -> None:
+        self.family = families.load(config["model"]["family"])
+        self.settings = self.family.Settings(**config["model"])
+        self.labels = labels(output)
+        self._output, self._pair = output, len(config["texts"]) == 2
+
+    def build(self) -> "keras.Model":
+        size = self.family.vocabulary_size(self.settings, self._output)
+        return self.family.build(self.settings, len(self.labels), size, self._pair)
+
+    def source(self, files: list[str]) -> Source:
+        import tensorflow as tf
+
+        names = [name for pattern in files for name in tf.io.gfile.glob(pattern)]
+        spec = self._output.transformed_feature_spec()
+        return Source(names, spec, [n for n in self.family.SEQUENCE_FEATURES if n in spec])
+
+
+def _check_labels(
+    train: dict[int, int], evaluation: dict[int, int], names: list[str]
+) -> dict[int, int]:
+    if sum(train.values()) == 0 or sum(evaluation.values()) == 0:
+        raise DataError("The train or the eval split has no rows. Give more data.")
+    if len(names) < 2:
+        raise DataError(f"All training rows have the label {names[0]!r}; two are needed.")
+    if evaluation.get(-1):
+        raise DataError(
+            f"{evaluation[-1]} eval rows have a label that no training row has. The training "
+            f"rows know: {', '.join(names[:20])}."
+        )
+    return train
+
+
+def _state_dir(config: dict[str, Any], fn_args: Any) -> Path:
+    """A folder that is the same for the same job on the same inputs, in every execution."""
+    job = {k: v for k, v in config.items() if k != "state_dir"}
+    key = json.dumps([job, fn_args.train_files, fn_args.transform_output], sort_keys=True)
+    return Path(config["state_dir"]) / "training" / hashlib.sha256(key.encode()).hexdigest()[:16]
+
+
+def _keep_history(state: State, folder: str) -> None:
+    with open(os.path.join(folder, "history.json"), "w", encoding="utf-8") as file:
+        json.dump({"best_epoch": state.best_epoch, "epochs": state.history}, file)
+
+
