@@ -71,7 +71,8 @@ def export(
     file = os.path.join(path, DESCRIPTION)
     os.makedirs(os.path.dirname(file), exist_ok=True)
     with open(file, "w", encoding="utf-8") as out:
-        json.dump({"labels": list(labels), "inputs": list(columns.texts), **description}, out)
+        facts = {"inputs": list(columns.texts), "label_column": columns.label}
+        json.dump({"labels": list(labels), **facts, **description}, out)
 
 
 def describe(path: str) -> dict[str, Any]:

@@ -1,0 +1,103 @@
+"""The Evaluator's work: complete the configuration, let TFX's executor measure, say the verdict."""
+
+import json
+import os
+from dataclasses import asdict
+from typing import Any
+
+from google.protobuf import json_format
+from tfx.components.evaluator import constants
+from tfx.components.evaluator import executor as stock
+from tfx.dsl.io import fileio
+from tfx.types import artifact_utils, standard_component_specs
+from tfx.utils import io_utils, path_utils
+
+from ...trainer.export import describe
+from . import metrics
+
+METRICS_FILE = "metrics.json"
+VERDICT = "verdict"
+_MODEL = standard_component_specs.MODEL_KEY
+_BASELINE = standard_component_specs.BASELINE_MODEL_KEY
+
+
+class Executor(stock.Executor):
+    """TFX's Evaluator executor with the class count filled in and the verdict spelled out."""
+
+    def Do(  # noqa: N802 - TFX's name
+        self,
+        input_dict: dict[str, list[Any]],
+        output_dict: dict[str, list[Any]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """See TFX's Evaluator; adds metrics.json to the evaluation, a verdict to the blessing."""
+        settings = json.loads(exec_properties["settings"])
+        model = describe(_model_path(input_dict[_MODEL]))
+        obstacle = _obstacle(model, input_dict.get(_BASELINE))
+        inputs = {k: v for k, v in input_dict.items() if k != _BASELINE or not obstacle}
+        config = metrics.eval_config(settings, len(model["labels"]))
+        config_json = json_format.MessageToJson(config, preserving_proto_field_name=True)
+        key = standard_component_specs.EVAL_CONFIG_KEY
+        super().Do(inputs, output_dict, {**exec_properties, key: config_json})
+
+        evaluation = artifact_utils.get_single_uri(output_dict[constants.EVALUATION_KEY])
+        blessing = artifact_utils.get_single_instance(
+            output_dict[standard_component_specs.BLESSING_KEY]
+        )
+        compared = bool(inputs.get(_BASELINE))
+        names = settings["metrics"]
+        candidate = metrics.read(evaluation, names, "candidate" if compared else "")
+        baseline = metrics.read(evaluation, names, "baseline") if compared else None
+        blessed, sentence = metrics.verdict(settings, candidate, baseline)
+        if obstacle:
+            blessed, sentence = False, f"Not blessed: {obstacle}"
+        _mark(blessing, blessed, sentence)
+        facts = {
+            "candidate": asdict(candidate),
+            "baseline": asdict(baseline) if baseline else None,
+            "blessed": blessed,
+            "verdict": sentence,
+        }
+        io_utils.write_string_file(
+            os.path.join(evaluation, METRICS_FILE), json.dumps(facts, indent=1)
+        )
+
+
+def _model_path(artifacts: list[Any]) -> str:
+    model = artifact_utils.get_single_instance(artifacts)
+    return path_utils.serving_model_path(model.uri)
+
+
+def _obstacle(model: dict[str, Any], baseline: list[Any] | None) -> str:
+    """Why the blessed model cannot be compared with the candidate, or nothing."""
+    if not baseline:
+        return ""
+    accept = "Run again with --accept to take the new model without a comparison."
+    try:
+        before = describe(_model_path(baseline))
+    except (OSError, ValueError):
+        return f"the blessed model's files at {baseline[0].uri} are gone or broken. {accept}"
+    for name, words in (("labels", "label set"), ("inputs", "input columns"),
+                        ("label_column", "label column")):  # fmt: skip
+        if before.get(name) != model.get(name):
+            return (
+                f"the {words} changed from {_short(before.get(name))} to "
+                f"{_short(model.get(name))}, so the blessed model cannot be compared. {accept}"
+            )
+    return ""
+
+
+def _short(value: Any) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+def _mark(blessing: Any, blessed: bool, sentence: str) -> None:
+    """TFX's own marks, set to the verdict (TFX's executor has set them to TFMA's alone)."""
+    names = {True: constants.BLESSED_FILE_NAME, False: constants.NOT_BLESSED_FILE_NAME}
+    wrong = os.path.join(blessing.uri, names[not blessed])
+    if fileio.exists(wrong):
+        fileio.remove(wrong)
+    io_utils.write_string_file(os.path.join(blessing.uri, names[blessed]), sentence)
+    blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_BLESSED_KEY, int(blessed))
+    blessing.set_string_custom_property(VERDICT, sentence)

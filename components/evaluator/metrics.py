@@ -1,0 +1,132 @@
+"""From the YAML's `evaluate:` section to TFMA's configuration, and from its results to a verdict."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import tensorflow_model_analysis as tfma
+
+OVERALL = "overall"
+# TFMA's class, and whether it looks at one class against the rest.
+_CLASSES = {
+    "accuracy": ("SparseCategoricalAccuracy", False),
+    "loss": ("SparseCategoricalCrossentropy", False),
+    "f1": ("F1Score", True),
+    "precision": ("Precision", True),
+    "recall": ("Recall", True),
+    "auc": ("AUC", True),
+}
+_SMALLER_IS_BETTER = ("loss",)
+
+
+@dataclass
+class Measured:
+    """One model's numbers.
+
+    Attributes:
+        overall: metric name -> value over all rows; `rows` is their number.
+        slices: "column=value" -> the same for the rows of that value.
+    """
+
+    overall: dict[str, float] = field(default_factory=dict)
+    slices: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+def eval_config(settings: dict[str, Any], classes: int) -> tfma.EvalConfig:
+    """TFMA's configuration for a classifier with that many classes.
+
+    A limit-free configuration gets one that always holds, since TFMA gives no verdict
+    without any (tensorflow/tfx#5148).
+    """
+    plain = [m for m in settings["metrics"] if not _CLASSES[m][1]]
+    binary = [m for m in settings["metrics"] if _CLASSES[m][1]]
+    specs = [tfma.MetricsSpec(metrics=[tfma.MetricConfig(class_name="ExampleCount")])]
+    if plain:
+        specs.append(tfma.MetricsSpec(metrics=[_metric(m, settings) for m in plain]))
+    if binary:
+        spec = tfma.MetricsSpec(metrics=[_metric(m, settings) for m in binary])
+        spec.binarize.class_ids.values.extend([1] if classes == 2 else range(classes))
+        if classes > 2:
+            spec.aggregate.macro_average = True
+        specs.append(spec)
+    model = tfma.ModelSpec(
+        signature_name="serve_examples",
+        label_key="label",
+        prediction_key="scores",
+        preprocessing_function_names=["transform_features"],
+    )
+    slices = [tfma.SlicingSpec(feature_keys=[column]) for column in settings["slices"]]
+    return tfma.EvalConfig(
+        model_specs=[model], metrics_specs=specs, slicing_specs=[tfma.SlicingSpec(), *slices]
+    )
+
+
+def _metric(name: str, settings: dict[str, Any]) -> tfma.MetricConfig:
+    lowest = settings["at_least"].get(name)
+    worse = settings["worse_than_blessed_by_at_most"].get(name)
+    smaller = name in _SMALLER_IS_BETTER
+    threshold = tfma.MetricThreshold()
+    if lowest is not None or (name == settings["metrics"][0] and not settings["at_least"]):
+        bound = lowest if lowest is not None else (1e30 if smaller else -1.0)
+        target = threshold.value_threshold
+        (target.upper_bound if smaller else target.lower_bound).value = bound
+    if worse is not None:
+        threshold.change_threshold.absolute.value = worse if smaller else -worse
+        threshold.change_threshold.direction = (
+            tfma.MetricDirection.LOWER_IS_BETTER if smaller else tfma.MetricDirection.HIGHER_IS_BETTER
+        )
+    config = tfma.MetricConfig(class_name=_CLASSES[name][0], config=f'"name": "{name}"')
+    if threshold.ListFields():
+        config.threshold.CopyFrom(threshold)
+    return config
+
+
+def read(folder: str, names: Sequence[str], model_name: str = "") -> Measured:
+    """One model's numbers out of TFMA's output folder."""
+    result = tfma.load_eval_result(folder, model_name=model_name or None)
+    measured = Measured()
+    for key, by_output in result.slicing_metrics:
+        (by_class,) = by_output.values()
+        values: dict[str, float] = {}
+        for metrics in by_class.values():
+            for name, value in metrics.items():
+                if name == "example_count":
+                    values["rows"] = int(value["doubleValue"])
+                elif name in names and "doubleValue" in value:
+                    values[name] = float(value["doubleValue"])
+        if key:
+            measured.slices[", ".join(f"{column}={value}" for column, value in key)] = values
+        else:
+            measured.overall = values
+    measured.slices = dict(sorted(measured.slices.items()))
+    return measured
+
+
+def verdict(
+    settings: dict[str, Any], candidate: Measured, baseline: Measured | None
+) -> tuple[bool, str]:
+    """(blessed, the sentence that says why), from the same limits that TFMA was given."""
+    passed, failed = [], []
+    for name, limit in settings["at_least"].items():
+        value, smaller = candidate.overall[name], name in _SMALLER_IS_BETTER
+        good = value <= limit if smaller else value >= limit
+        words = f"{name} {value:.4f}, {'at most' if smaller else 'at least'} {limit:g} needed"
+        (passed if good else failed).append(words)
+    for name, allowed in settings["worse_than_blessed_by_at_most"].items():
+        if baseline is None:
+            continue
+        value, before = candidate.overall[name], baseline.overall[name]
+        worse = value - before if name in _SMALLER_IS_BETTER else before - value
+        words = f"{name} {value:.4f}, the blessed model has {before:.4f}"
+        words += f" (may be worse by {allowed:g})" if allowed else " (may not be worse)"
+        (passed if worse <= allowed else failed).append(words)
+    first = settings["metrics"][0]
+    if failed:
+        return False, f"Not blessed: {'; '.join(failed)}."
+    if not passed:
+        return True, (
+            f"Blessed: {first} {candidate.overall[first]:.4f}; no limit is set, and no earlier "
+            f"blessed model to compare with."
+        )
+    alone = "" if baseline or not settings["worse_than_blessed_by_at_most"] else "; first model"
+    return True, f"Blessed: {'; '.join(passed)}{alone}."
