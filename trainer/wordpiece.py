@@ -1,0 +1,247 @@
+"""WordPiece in the Transform graph: a vocabulary learned or given, tokens, packed rows.
+
+The same graph runs in training and in serving, so only core ops and those of TF Text 2.12.1
+(which TensorFlow Serving up to 2.19 embeds) may stand in it: texts are trimmed and packed with
+core ops, not with TF Text's trimmers. TensorFlow is imported by the calls that need it.
+"""
+
+import contextlib
+import hashlib
+import os
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    import tensorflow as tf
+
+PAD, UNKNOWN, START, END, MASK = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+# BERT's rule for words (Hugging Face's BertTokenizer is the reference): white space parts them,
+# and each punctuation mark and each CJK character is a word of its own.
+_MARKS = (
+    r"[!-/:-@\[-`{-~\p{P}\x{4E00}-\x{9FFF}\x{3400}-\x{4DBF}\x{20000}-\x{2A6DF}"
+    r"\x{2A700}-\x{2B73F}\x{2B740}-\x{2B81F}\x{2B820}-\x{2CEAF}\x{F900}-\x{FAFF}"
+    r"\x{2F800}-\x{2FA1F}]"
+)
+_LONGEST_WORD = 100  # characters; a longer word is unknown
+_PREFIX = "wordpiece-"
+_LEAST_COUNT = 2  # a piece seen once is no piece
+
+
+def words(text: "tf.Tensor", lower: bool, strip_accents: bool | None = None) -> "tf.RaggedTensor":
+    """Split texts (string [B]) into words (string [B, words]) by BERT's rule.
+
+    `strip_accents` None follows `lower`, as BERT does.
+    """
+    import tensorflow as tf
+    import tensorflow_text
+
+    text = tf.strings.regex_replace(text, r"[\t\n\r\p{Z}]", " ")
+    text = tf.strings.regex_replace(text, r"[\p{Cc}\p{Cf}\p{Co}\x{FFFD}]", "")
+    if lower if strip_accents is None else strip_accents:
+        text = tensorflow_text.normalize_utf8(text, "NFD")
+        text = tf.strings.regex_replace(text, r"\p{Mn}", "")
+    if lower:
+        # Not TF Text's case folding: that also turns a ligature or a trade mark into letters.
+        text = tf.strings.lower(text, encoding="utf-8")
+    parts = tensorflow_text.regex_split(text, r"\s+|" + _MARKS, _MARKS)
+    long = tf.strings.length(parts.flat_values, unit="UTF8_CHAR") > _LONGEST_WORD
+    return parts.with_flat_values(tf.where(long, UNKNOWN, parts.flat_values))
+
+
+def learn(text: "tf.Tensor", size: int, lower: bool) -> "tf.Tensor":
+    """Learn a vocabulary from all texts (string [B]) that pass through TF Transform.
+
+    Returns the vocabulary as TF Transform hands assets around: a scalar string tensor, the name
+    of a file with one token a line. About `size` tokens (at most, unless the characters alone
+    are more), the same for the same texts in any order.
+    """
+    import apache_beam as beam
+    import tensorflow as tf
+    import tensorflow_transform as tft
+    import tensorflow_transform.beam as tft_beam
+
+    class Learn(tft_beam.experimental.PTransformAnalyzer):
+        def expand(self, batches: beam.PCollection) -> beam.PCollection:
+            return (
+                batches
+                | "CountWords" >> beam.FlatMap(_count)
+                | "SumCounts" >> beam.CombinePerKey(sum)
+                | "AllCounts" >> beam.combiners.ToList()
+                | "Learn" >> beam.Map(_learn_file, size, self.base_temp_dir)
+            )
+
+    (vocabulary,) = tft.experimental.ptransform_analyzer(
+        [words(text, lower).flat_values],
+        Learn(),
+        [tf.string],
+        [[]],
+        ["\n".join(SPECIAL).encode()],  # stands in for the file until the texts were seen
+    )
+    return vocabulary
+
+
+def _count(batch: "tuple[np.ndarray, ...]") -> Iterator[tuple[bytes, int]]:
+    yield from Counter(batch[0].tolist()).items()
+
+
+def _learn_file(counts: list[tuple[bytes, int]], size: int, folder: str) -> str:
+    tokens = learn_from_counts({word.decode("utf-8", "replace"): n for word, n in counts}, size)
+    return write_vocabulary(tokens, folder)
+
+
+def learn_from_counts(counts: dict[str, int], size: int) -> list[str]:
+    """Return a vocabulary of about `size` tokens for words counted; the special ones come first.
+
+    The learner is TF Text's (https://www.tensorflow.org/text/guide/subwords_tokenizer).
+    """
+    from tensorflow_text.tools.wordpiece_vocab import wordpiece_tokenizer_learner_lib as learner
+
+    if not counts:
+        return list(SPECIAL)
+    return learner.learn(
+        sorted(counts.items()),  # in a fixed order, so that ties always fall the same way
+        size,
+        list(SPECIAL),
+        lower_thresh=_LEAST_COUNT,
+        max_unique_chars=min(1000, max(1, size // 4)),  # each stands twice, as c and as ##c
+    )
+
+
+def write_vocabulary(tokens: Iterable[str], folder: str) -> str:
+    """Write tokens, one a line, to a file in `folder` named by its content; return its path.
+
+    Lookup tables are shared in a process by their file's name: were two models' vocabularies
+    named alike, the model loaded second would answer with the first one's tokens.
+    """
+    import tensorflow as tf
+
+    content = "".join(f"{token}\n" for token in tokens).encode()
+    name = f"{_PREFIX}{hashlib.sha256(content).hexdigest()[:16]}.txt"
+    file = os.path.join(folder, name)
+    if not tf.io.gfile.exists(file):
+        tf.io.gfile.makedirs(folder)
+        part = os.path.join(folder, f".{uuid.uuid4().hex}")
+        with tf.io.gfile.GFile(part, "wb") as stream:
+            stream.write(content)
+        tf.io.gfile.rename(part, file, overwrite=True)
+    return file
+
+
+def vocabulary_size(transform_folder: str) -> int:
+    """Return the size of the vocabulary in a transform graph's saved model (its folder)."""
+    import tensorflow as tf
+
+    (file,) = tf.io.gfile.glob(f"{transform_folder}/assets/{_PREFIX}*.txt")
+    with tf.io.gfile.GFile(file, "rb") as stream:
+        return int(stream.read().count(b"\n"))
+
+
+def tokenize_and_pack(
+    text: "tf.Tensor",
+    text_pair: "tf.Tensor | None",
+    vocabulary: "tf.Tensor | str",
+    lower: bool,
+    length: int,
+    strip_accents: bool | None = None,
+) -> "dict[str, tf.Tensor]":
+    """Turn texts into rows of token ids, inside TF Transform's preprocessing function.
+
+    text, text_pair: string [B]. vocabulary: as `learn` returns it, or a file's name. Returns
+    token_ids int64 [B, length]: `[CLS] text [SEP]`, or `[CLS] text [SEP] text_pair [SEP]`, then
+    zeros; of pairs also segment_ids int64 [B, length], 1 for text_pair and its [SEP]. Too long
+    a row loses the ends of its texts, of the longer one first.
+    """
+    import tensorflow as tf
+    import tensorflow_transform as tft
+
+    special = []
+
+    def lookup(parts: tf.RaggedTensor, file: tf.Tensor) -> tuple[tf.RaggedTensor, tf.Tensor]:
+        table = _table(file)
+        special.append(table.lookup(tf.constant([START, END])))
+        return _pieces(parts, table), table.size()
+
+    texts = text if text_pair is None else tf.concat([text, text_pair], 0)
+    ids = tft.apply_vocabulary(words(texts, lower, strip_accents), vocabulary, lookup_fn=lookup)
+    start, end = tf.unstack(special[0])
+    if text_pair is None:
+        return {"token_ids": pack(ids, start, end, length)}
+    rows = tf.shape(text)[0]
+    return pack_pair(ids[:rows], ids[rows:], start, end, length)
+
+
+def _table(file: "tf.Tensor") -> "tf.lookup.StaticHashTable":
+    import tensorflow as tf
+
+    with contextlib.ExitStack() as stack:
+        if tf.inside_function() and (isinstance(file, str) or hasattr(file, "numpy")):
+            # Out of the graph, or the table would be filled anew for every batch.
+            stack.enter_context(tf.init_scope())
+        kinds = (tf.string, tf.lookup.TextFileIndex.WHOLE_LINE)
+        kinds += (tf.int64, tf.lookup.TextFileIndex.LINE_NUMBER)
+        return tf.lookup.StaticHashTable(tf.lookup.TextFileInitializer(file, *kinds), -1)
+
+
+def _pieces(parts: "tf.RaggedTensor", table: "tf.lookup.StaticHashTable") -> "tf.RaggedTensor":
+    """Cut words [B, words] into pieces, int64 [B, pieces]."""
+    import tensorflow_text
+
+    tokenizer = tensorflow_text.WordpieceTokenizer(
+        table, unknown_token=UNKNOWN, max_bytes_per_word=4 * _LONGEST_WORD
+    )
+    return tokenizer.tokenize(parts).merge_dims(-2, -1)
+
+
+def pack(ids: "tf.RaggedTensor", start: "tf.Tensor", end: "tf.Tensor", length: int) -> "tf.Tensor":
+    """Return `start ids end`, trimmed and padded with zeros to int64 [B, length]."""
+    import tensorflow as tf
+
+    rows = [[1, 0], [0, 0]]
+    kept = ids[:, : length - 2].to_tensor(shape=[None, length - 2])  # (B, length - 2)
+    count = tf.minimum(ids.row_lengths(), length - 2)[:, tf.newaxis]  # (B, 1)
+    place = tf.range(length, dtype=tf.int64)[tf.newaxis]  # (1, length)
+    row = tf.pad(kept, [rows[1], [1, 1]])
+    row = tf.where(place == 0, start, row)
+    return tf.where(place == count + 1, end, row)
+
+
+def pack_pair(
+    first: "tf.RaggedTensor",
+    second: "tf.RaggedTensor",
+    start: "tf.Tensor",
+    end: "tf.Tensor",
+    length: int,
+) -> "dict[str, tf.Tensor]":
+    """Return `start first end second end`, trimmed and padded, and its segment ids.
+
+    Trimming takes from the end of the longer text, token by token; in closed form, because TF
+    Text's trimmer is not in TensorFlow Serving.
+    """
+    import tensorflow as tf
+
+    budget = tf.constant(length - 3, tf.int64)
+    lengths = first.row_lengths(), second.row_lengths()
+    keep_first = tf.minimum(lengths[0], tf.maximum((budget + 1) // 2, budget - lengths[1]))
+    keep_second = tf.minimum(lengths[1], budget - keep_first)
+    ones = tf.ones([tf.size(keep_first), 1], tf.int64)
+    row = tf.concat(
+        [ones * start, _head(first, keep_first), ones * end, _head(second, keep_second),
+         ones * end], 1,
+    ).to_tensor(shape=[None, length])
+    place = tf.range(length, dtype=tf.int64)[tf.newaxis]  # (1, length)
+    begin = keep_first[:, tf.newaxis] + 2  # (B, 1)
+    inside = (place >= begin) & (place <= begin + keep_second[:, tf.newaxis])
+    return {"token_ids": row, "segment_ids": tf.cast(inside, tf.int64)}
+
+
+def _head(ids: "tf.RaggedTensor", count: "tf.Tensor") -> "tf.RaggedTensor":
+    """Keep the first `count` [B] ids of each row."""
+    import tensorflow as tf
+
+    place = tf.ragged.range(ids.row_lengths())
+    keep = place.flat_values < tf.repeat(count, ids.row_lengths())
+    return tf.ragged.boolean_mask(ids, place.with_flat_values(keep))
