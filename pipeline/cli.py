@@ -1,0 +1,163 @@
+"""The command line `espalier`. Commands parse, call the library and print; nothing else."""
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from ..errors import ConfigError, EspalierError
+
+app = typer.Typer(
+    name="espalier",
+    help="Customise an open model, make it small, and put it behind TensorFlow Serving.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The YAML file.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Set one key for this run: train.epochs=1."),
+]
+
+
+def _errors(command: Callable[..., None]) -> Callable[..., None]:
+    """Print a user's error as its message alone, and exit with its code."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **options: Any) -> None:
+        try:
+            command(*args, **options)
+        except EspalierError as error:
+            Console(stderr=True).print(
+                f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True
+            )
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            Console(stderr=True).print("stopped; the next run goes on from here")
+            raise typer.Exit(130) from None
+
+    return wrapped
+
+
+@app.command()
+@_errors
+def run(
+    config: ConfigPath,
+    set_: Overrides = None,
+    from_node: Annotated[
+        str | None, typer.Option("--from", metavar="NODE", help="Begin at this component.")
+    ] = None,
+    to_node: Annotated[
+        str | None, typer.Option("--to", metavar="NODE", help="Stop after this component.")
+    ] = None,
+    runner: Annotated[
+        Literal["local", "beam"],
+        typer.Option(help="TFX's LocalDagRunner or its BeamDagRunner."),
+    ] = "local",
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Run every component.")] = False,
+    accept: Annotated[
+        bool,
+        typer.Option("--accept", help="Take the model without comparing it with the blessed one."),
+    ] = False,
+) -> None:
+    """Take the data through the whole line and publish the model if it is blessed.
+
+    Exit codes: 0 pushed, 2 the configuration or the data cannot be used, 3 a component
+    failed, 4 the model was not blessed.
+    """
+    from .config import Config
+    from .results import show
+    from .runner import run as run_config
+
+    job = Config.load(config, set_ or ())
+    result = run_config(
+        job, runner=runner, from_node=from_node, to_node=to_node, cache=not no_cache, accept=accept
+    )
+    show(result, Console())
+    raise typer.Exit(result.exit_code)
+
+
+@app.command()
+@_errors
+def init(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="A CSV or Parquet file or folder.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to write it.")
+    ] = None,
+) -> None:
+    """Look at the data and write a commented configuration for it."""
+    from .init import propose
+
+    text = propose(data)
+    if output is None:
+        sys.stdout.write(text)
+        return
+    try:
+        with output.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise ConfigError(f"{output}: exists already; name another file with -o.") from None
+    except OSError as error:
+        raise ConfigError(f"{output}: cannot be written: {error.strerror}.") from None
+    Console().print(f"wrote {output}; next: espalier run {output}", highlight=False)
+
+
+@app.command()
+@_errors
+def predict(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="A model's folder of versions, or one version.")
+    ],
+    text: Annotated[
+        list[str] | None, typer.Option("--text", help="A text; give it several times for more.")
+    ] = None,
+    text_pair: Annotated[
+        list[str] | None, typer.Option("--pair", help="The second text of a pair, in step.")
+    ] = None,
+) -> None:
+    """Predict in this process from the newest pushed version. Texts come from --text or stdin."""
+    from rich.table import Table
+
+    from ..serving.predictor import Predictor
+
+    texts = text or [line.rstrip("\n") for line in sys.stdin]
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in ("text", "label", "score"):
+        table.add_column(name, justify="right" if name == "score" else "left")
+    predictions = Predictor(model).predict(texts, text_pair)
+    for one, prediction in zip(texts, predictions, strict=True):
+        table.add_row(escape(one), escape(prediction.label), f"{prediction.score:.4f}")
+    Console().print(table)
+
+
+@app.command()
+@_errors
+def lineage(
+    config: ConfigPath,
+    version: Annotated[
+        str | None, typer.Option(help="A pushed version's number; the newest if left out.")
+    ] = None,
+    set_: Overrides = None,
+) -> None:
+    """Show which data, settings and checkpoint gave a pushed version, and its verdict."""
+    from .config import Config
+    from .lineage import tree
+
+    Console().print(tree(Config.load(config, set_ or ()), version))
+
+
+@app.command()
+def schema() -> None:
+    """Print the configuration's JSON Schema; editors complete from it."""
+    import json
+
+    from .config import Config
+
+    sys.stdout.write(json.dumps(Config.model_json_schema(), indent=2) + "\n")

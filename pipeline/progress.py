@@ -1,0 +1,135 @@
+"""What a person sees while a run goes on: a line per component; all else goes to a log file."""
+
+import contextlib
+import logging
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from .store import Node
+
+# What TFX's LocalDagRunner and BeamDagRunner log around each node.
+_EVENT = re.compile(r"^(?:Component|node) (\S+) is (running|finished)\.$")
+_STYLES = {"done": "[green]done[/]", "cached": "[blue]cached[/]", "failed": "[red]failed[/]"}
+
+
+@contextlib.contextmanager
+def quiet(log: Path) -> Iterator[IO[str]]:
+    """Send what this process writes, C++ and children included, to `log`.
+
+    Yields:
+        The stream that still reaches the person.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    screen = sys.stdout  # a notebook's stream is no file descriptor, and stays as it is
+    saved = [os.dup(1), os.dup(2)]
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        if sys.stdout.fileno() == 1:
+            screen = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
+    with log.open("a", encoding="utf-8", buffering=1) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        try:
+            with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+                yield screen
+        finally:
+            for number, copy in enumerate(saved, start=1):
+                os.dup2(copy, number)
+                os.close(copy)
+            if screen is not sys.stdout:
+                screen.close()
+
+
+class Reporter(logging.Handler):
+    """Turns log records into lines: TFX's about components, the trainer's about its steps.
+
+    Args:
+        console: where the lines go.
+        nodes: all the components that will run, in order.
+        look_up: reads a component's state and outputs from the metadata.
+    """
+
+    def __init__(
+        self, console: Console, nodes: list[str], look_up: Callable[[str], Node | None]
+    ) -> None:
+        super().__init__(logging.DEBUG)
+        self._console, self._nodes, self._look_up = console, nodes, look_up
+        self._width = max(map(len, nodes), default=0)
+        self._started: dict[str, float] = {}
+        self.current = ""
+        self._bar = Progress(
+            TextColumn(f"  {{task.fields[name]:<{self._width}}}"),
+            TextColumn("{task.description}"),
+            BarColumn(20),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._task = self._bar.add_task("running", name="", total=None, visible=False)
+        self._live = Live(self._bar, console=console, refresh_per_second=4, transient=True)
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Show progress for as long as the block lasts."""
+        from absl import logging as absl_logging
+
+        absl_logging.set_verbosity(absl_logging.INFO)
+        loggers = [logging.getLogger("absl"), logging.getLogger("espalier.progress")]
+        loggers[1].setLevel(logging.DEBUG)
+        for logger in loggers:
+            logger.addHandler(self)
+        live = self._live if self._console.is_terminal else contextlib.nullcontext()
+        try:
+            with live:
+                yield
+        finally:
+            for logger in loggers:
+                logger.removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Handle one record; see `logging.Handler`."""
+        if record.name == "espalier.progress":
+            self._step(record)
+        elif event := _EVENT.match(record.getMessage()):
+            name, what = event.groups()
+            self._start(name) if what == "running" else self.finish(name)
+
+    def _start(self, name: str) -> None:
+        self.current = name
+        self._started[name] = time.monotonic()
+        self._bar.reset(self._task, name=name, description="running", total=None, visible=True)
+
+    def finish(self, name: str, state: str = "") -> None:
+        """Print the component's closing line."""
+        from .results import produced
+
+        seconds = time.monotonic() - self._started.pop(name, time.monotonic())
+        node = self._look_up(name)
+        state = state or (node.state if node else "done")
+        words = produced(node) if node and state != "failed" else ""
+        self._bar.update(self._task, visible=False)
+        place = f"{self._nodes.index(name) + 1:>2}/{len(self._nodes)}" if name in self._nodes else ""
+        padding = " " * (6 - len(state))
+        self._console.print(
+            f"{place} {name:<{self._width}}  {_STYLES.get(state, state)}{padding} "
+            f"{seconds:6.1f} s  {escape(words)}",
+            highlight=False,
+        )
+
+    def _step(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        if record.levelno > logging.DEBUG:
+            self._console.print(f"      {escape(message)}", style="dim", highlight=False)
+            return
+        done, total = getattr(record, "done", None), getattr(record, "total", None)
+        self._bar.update(self._task, description=message, completed=done, total=total)

@@ -1,0 +1,232 @@
+"""What a run came to: a plain record, stored as JSON, and the table a person reads."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from .store import Node, Store
+
+Status = Literal["pushed", "not_blessed", "partial"]
+
+
+class Component(BaseModel):
+    """One component: its state, how long it took in seconds, what it produced in words."""
+
+    name: str
+    state: str
+    seconds: float
+    produced: str = ""
+
+
+class RunResult(BaseModel):
+    """A run's results.
+
+    Attributes:
+        status: pushed; not_blessed (refused, the blessed model stays); partial (the run was
+            told to stop before the Pusher).
+        key: hash of everything the results depend on.
+        cached: whether nothing had to run at all.
+        seconds: from start to end.
+        rows: per split.
+        metrics: {"overall": {metric: value}, "slices": {"column=value": {...}}}.
+        baseline: the blessed model's, where it was compared.
+        predictions: [{"text": ..., "label": ..., "score": ...}].
+        model_bytes: size of the SavedModel.
+        pushed: the version's folder.
+        log: TFX's and TensorFlow's own output.
+    """
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    name: str
+    run: str = ""
+    status: Status
+    verdict: str = ""
+    key: str = ""
+    cached: bool = False
+    seconds: float = 0.0
+    components: list[Component] = []
+    rows: dict[str, int] = {}
+    metrics: dict[str, Any] = {}
+    baseline: dict[str, Any] | None = None
+    predictions: list[dict[str, Any]] = []
+    model_bytes: int = 0
+    pushed: str | None = None
+    config: str = ""
+    log: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 4 for a refused model."""
+        return 4 if self.status == "not_blessed" else 0
+
+    def save(self, folder: Path) -> Path:
+        """Write `RUN.json` and, for the next run, `latest.json`, each atomically."""
+        folder.mkdir(parents=True, exist_ok=True)
+        names = [f"{self.run.replace(':', '-')}.json"]
+        if self.status != "partial":
+            names.append("latest.json")
+        for name in names:
+            temporary = folder / f".{name}.new"
+            temporary.write_text(self.model_dump_json(indent=1), encoding="utf-8")
+            os.replace(temporary, folder / name)
+        return folder / names[0]
+
+
+def latest(folder: Path) -> RunResult | None:
+    """The last whole run's results, if they can be read."""
+    try:
+        return RunResult.model_validate_json((folder / "latest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def collect(name: str, store: Store, run: str) -> RunResult:
+    """Read a run's results out of its metadata and artifacts."""
+    nodes = {node.name: node for node in store.nodes(run)}
+    result = RunResult(name=name, run=run, status="partial")
+    result.components = [
+        Component(name=n.name, state=n.state, seconds=n.seconds, produced=produced(n))
+        for n in nodes.values()
+    ]
+    if gate := nodes.get("DataGate"):
+        result.rows = _gate_report(gate).get("rows", {})
+    if evaluator := nodes.get("Evaluator"):
+        facts = evaluator.outputs["evaluation"].read_json("metrics.json")
+        result.metrics, result.baseline = facts["candidate"], facts["baseline"]
+        result.verdict = facts["verdict"]
+    if check := nodes.get("ServingCheck"):
+        facts = _serving_facts(check)
+        result.predictions = facts.get("predictions", [])
+        result.model_bytes = facts.get("size_bytes", 0)
+    if pusher := nodes.get("Pusher"):
+        marks = pusher.outputs["pushed_model"].properties
+        result.status = "pushed" if marks.get("pushed") else "not_blessed"
+        result.pushed = marks.get("pushed_destination")
+        if not marks.get("pushed") and _refused_by_check(nodes):
+            result.verdict = nodes["ServingCheck"].outputs["blessing"].properties["verdict"]
+    return result
+
+
+def _refused_by_check(nodes: dict[str, Node]) -> bool:
+    return not nodes["ServingCheck"].outputs["blessing"].properties.get("blessed")
+
+
+def _gate_report(node: Node) -> dict[str, Any]:
+    value = Path(node.outputs["report"].uri)
+    return json.loads((value / "value" if value.is_dir() else value).read_text(encoding="utf-8"))
+
+
+def _serving_facts(node: Node) -> dict[str, Any]:
+    return node.outputs["blessing"].read_json("serving_check.json") or {}
+
+
+def produced(node: Node) -> str:
+    """What a component made, in a few words."""
+    if node.state not in ("done", "cached"):
+        return ""
+    speak = _SPEAKERS.get(node.name)
+    return speak(node) if speak else ""
+
+
+def _say_gate(node: Node) -> str:
+    report = _gate_report(node)
+    rows = ", ".join(f"{count:,} {split}" for split, count in report["rows"].items())
+    found = len(report["anomalies"])
+    return f"{rows}; " + (f"{found} warnings" if found else "no anomalies")
+
+
+def _say_trainer(node: Node) -> str:
+    history = node.outputs["model_run"].read_json("history.json")
+    best = history["epochs"][history["best_epoch"] - 1]
+    return f"best epoch {history['best_epoch']}, eval accuracy {best['val_accuracy']:.4f}"
+
+
+def _say_evaluator(node: Node) -> str:
+    return str(node.outputs["blessing"].properties.get("verdict", ""))
+
+
+def _say_check(node: Node) -> str:
+    return str(node.outputs["blessing"].properties.get("verdict", ""))
+
+
+def _say_pusher(node: Node) -> str:
+    marks = node.outputs["pushed_model"].properties
+    return str(marks.get("pushed_destination") or marks.get("reason") or "")
+
+
+def _say_baseline(node: Node) -> str:
+    model = node.outputs.get("model")
+    return f"model {model.id}" if model else "none yet"
+
+
+_SPEAKERS = {
+    "DataGate": _say_gate,
+    "Trainer": _say_trainer,
+    "Evaluator": _say_evaluator,
+    "ServingCheck": _say_check,
+    "Pusher": _say_pusher,
+    "LatestBlessed": _say_baseline,
+}
+
+
+def show(result: RunResult, console: Console) -> None:
+    """Print the closing table."""
+    console.print(_table(result))
+
+
+def _table(result: RunResult) -> RenderableType:
+    parts: list[RenderableType] = []
+    facts = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    if result.rows:
+        rows = ", ".join(f"{count:,} {split}" for split, count in result.rows.items())
+        facts.add_row("rows", rows)
+    if result.model_bytes:
+        facts.add_row("model", f"{result.model_bytes / 1e6:.1f} MB")
+    if result.verdict:
+        facts.add_row("verdict", escape(result.verdict))
+    if result.status == "pushed":
+        facts.add_row("pushed", f"[green]{escape(str(result.pushed))}[/]")
+    elif result.status == "not_blessed":
+        facts.add_row("pushed", "[red]no[/]; what was pushed before stays")
+    facts.add_row("time", f"{result.seconds:.1f} s" + (" (all cached)" if result.cached else ""))
+    parts.append(facts)
+    if result.metrics:
+        parts += [Text(""), _metrics(result)]
+    if result.predictions:
+        parts += [Text(""), _predictions(result)]
+    return Group(Text(""), *parts)
+
+
+def _metrics(result: RunResult) -> Table:
+    table = Table(title="metrics", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    overall = result.metrics["overall"]
+    names = [name for name in overall if name != "rows"]
+    table.add_column("slice")
+    for name in ["rows", *names]:
+        table.add_column(name, justify="right")
+    for title, values in [("overall", overall), *result.metrics["slices"].items()]:
+        cells = (f"{values[n]:.4f}" if n in values else "-" for n in names)
+        table.add_row(escape(title), f"{values.get('rows', 0):,}", *cells)
+    if result.baseline:
+        values = result.baseline["overall"]
+        cells = (f"{values[n]:.4f}" if n in values else "-" for n in names)
+        table.add_row("[dim]blessed before[/]", f"{values.get('rows', 0):,}", *cells)
+    return table
+
+
+def _predictions(result: RunResult) -> Table:
+    table = Table(title="predictions", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table.add_column("text")
+    table.add_column("label")
+    table.add_column("score", justify="right")
+    for row in result.predictions[:2]:
+        table.add_row(escape(str(row["text"])), escape(row["label"]), f"{row['score']:.3f}")
+    return table

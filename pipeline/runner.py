@@ -1,0 +1,199 @@
+"""Run a configuration from end to end on this machine."""
+
+import difflib
+import hashlib
+import json
+import time
+from contextlib import AbstractContextManager, nullcontext
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
+from rich.console import Console
+
+from ..errors import ComponentError, ConfigError, EspalierError
+from ..trainer import families
+from . import code_digest, preflight, results
+from .config import Config
+from .progress import Reporter, quiet
+from .results import RunResult
+from .store import Node, Store
+
+Runner = Literal["local", "beam"]
+
+
+def run(
+    config: Config,
+    *,
+    runner: Runner = "local",
+    from_node: str | None = None,
+    to_node: str | None = None,
+    cache: bool = True,
+    accept: bool = False,
+    console: Console | None = None,
+) -> RunResult:
+    """Take the data through the whole line and publish the model if it is blessed.
+
+    Args:
+        config: the job.
+        runner: TFX's LocalDagRunner or its BeamDagRunner.
+        from_node, to_node: run this part of the line only; what comes before is taken from
+            the last run.
+        cache: take results of unchanged components from earlier runs.
+        accept: bless without a comparison with the last blessed model.
+        console: where progress goes; standard output if None.
+
+    Raises:
+        ConfigError, CheckpointError, DataError: the user's input cannot be used.
+        ComponentError: a component failed; the message names it and the log file.
+    """
+    started = time.monotonic()
+    report = preflight.check(config)
+    for warning in report.warnings:
+        (console or Console()).print(f"[yellow]warning:[/] {warning}", highlight=False)
+    key = _key(config, report.fingerprint, accept)
+    folder = config.home / "results"
+    before = results.latest(folder)
+    whole = from_node is None and to_node is None
+    if cache and whole and before and before.key == key and _still_there(before):
+        before.cached, before.seconds = True, time.monotonic() - started
+        return before
+    with _alone(config.home):
+        push_again = _why_push_again(before)
+        options = {"cache": cache, "accept": accept, "push_again": push_again}
+        result = _run_pipeline(config, runner, (from_node, to_node), options, console)
+        result.key, result.config = key, config.to_yaml()
+        result.seconds = time.monotonic() - started
+        result.save(folder)
+    return result
+
+
+def _key(config: Config, data: str, accept: bool) -> str:
+    """Hash of everything that a run's results depend on."""
+    family = families.load(config.model.family)
+    parts = [config.to_yaml(), data, family.fingerprint(config.model), code_digest(), accept]
+    if config.data.schema_file:
+        parts.append(Path(config.data.schema_file).read_text(encoding="utf-8"))
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _still_there(result: RunResult) -> bool:
+    return result.status == "not_blessed" or (
+        result.pushed is not None and (Path(result.pushed) / "saved_model.pb").exists()
+    )
+
+
+def _why_push_again(before: RunResult | None) -> str:
+    """A reason if the last pushed version was taken away: a cached push would not bring it back."""
+    if before is None or before.status != "pushed" or _still_there(before):
+        return ""
+    return f"pushed again: {before.pushed} was gone on {datetime.now().isoformat()}"
+
+
+def _alone(home: Path) -> AbstractContextManager[Any]:
+    """One run of a pipeline at a time: TFX's SQLite store has no protection of its own."""
+    home.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(home / ".lock")
+    try:
+        return lock.acquire(blocking=False)
+    except Timeout:
+        raise ConfigError(
+            f"{home}: another run of this pipeline is going on. Wait for it, or give this one "
+            f"another `name:`."
+        ) from None
+
+
+def _run_pipeline(
+    config: Config,
+    runner: Runner,
+    part: tuple[str | None, str | None],
+    options: dict[str, Any],
+    console: Console | None,
+) -> RunResult:
+    log = config.home / "logs" / f"{datetime.now():%Y%m%d-%H%M%S}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with quiet(log) as screen:
+        console = console or Console(file=screen)
+        console.print(f"log: {log}", style="dim", highlight=False, soft_wrap=True)
+        spinner = console.status("loading TFX") if console.is_terminal else nullcontext()
+        with spinner:
+            from .dag import create_pipeline
+
+            pipeline = create_pipeline(config, **options)
+        names = [component.id for component in pipeline.components]
+        run_options = _run_options(names, part)
+        reporter = Reporter(console, names, lambda name: _latest_node(config.home, name))
+        try:
+            with reporter.listening():
+                _dag_runner(runner).run(pipeline, run_options)
+        except BaseException as error:
+            if reporter.current:
+                reporter.finish(reporter.current, "failed")
+            raise explain(error, reporter.current, log) from error
+    store = Store(config.home)
+    result = results.collect(config.name, store, store.runs()[-1])
+    result.log = str(log)
+    return result
+
+
+def _dag_runner(name: Runner) -> Any:
+    if name == "beam":
+        from tfx.orchestration.beam.beam_dag_runner import BeamDagRunner
+
+        return BeamDagRunner()
+    from tfx.orchestration.local.local_dag_runner import LocalDagRunner
+
+    return LocalDagRunner()
+
+
+def _run_options(names: list[str], part: tuple[str | None, str | None]) -> Any:
+    from tfx.orchestration.pipeline import RunOptions
+
+    for option, node in zip(("--from", "--to"), part, strict=True):
+        if node is not None and node not in names:
+            near = difflib.get_close_matches(node, names, 1, 0.4)
+            hint = f"Did you mean {near[0]}? " if near else ""
+            raise ConfigError(
+                f"{option} {node}: no such component. {hint}They are: {', '.join(names)}."
+            )
+    if part == (None, None):
+        return None
+    return RunOptions(*([node] if node else None for node in part))
+
+
+def _latest_node(home: Path, name: str) -> Node | None:
+    store = Store(home)
+    runs = store.runs()
+    return next((n for n in store.nodes(runs[-1]) if n.name == name), None) if runs else None
+
+
+_SYSTEM_ERRORS = {
+    "No space left on device": "The disk is full. Make room",
+    "Disk quota exceeded": "The disk quota is used up. Make room",
+    "Read-only file system": "The file system is read-only. Choose another place (`runs:`, `push:`)",
+    "Permission denied": "A file or folder may not be written. Change its permissions",
+}
+
+
+def explain(error: BaseException, node: str, log: Path) -> BaseException:
+    """The error as the user should see it: its own sentence if it has one, else the first cause."""
+    chain = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) and cause not in chain:
+        chain.append(cause)
+    for one in chain:
+        if isinstance(one, EspalierError):
+            return type(one)(f"{node}: {one}" if node else str(one))
+    if not isinstance(error, Exception):  # Ctrl-C
+        return error
+    for words, advice in _SYSTEM_ERRORS.items():
+        if any(words in str(one) for one in chain):
+            return ComponentError(
+                f"{node}: {words}. {advice} and run the same command again; what was finished is "
+                f"kept. Log: {log}"
+            )
+    first = str(chain[-1]).strip().splitlines() or [type(chain[-1]).__name__]
+    return ComponentError(
+        f"{node or 'TFX'} failed: {type(chain[-1]).__name__}: {first[0][:500]}\n"
+        f"The whole story is in {log}; what was finished before is kept for the next run."
+    )

@@ -1,0 +1,82 @@
+"""Prediction in this process from a pushed version; needs TensorFlow and TensorFlow Text only."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The likeliest label, its score, and every class's score (softmax, sums to 1)."""
+
+    label: str
+    score: float
+    scores: list[float]
+
+
+class Predictor:
+    """A pushed model, loaded.
+
+    Args:
+        path: a model's base path (its newest version is taken) or one version's folder.
+
+    Raises:
+        ConfigError: no version is there, or it is not a SavedModel that takes texts.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = newest_version(Path(path))
+        import tensorflow as tf
+        import tensorflow_text  # noqa: F401 - registers the tokenizer's ops
+
+        try:
+            self._model = tf.saved_model.load(str(self.path))
+            self._serve = self._model.signatures["serving_default"]
+        except (OSError, KeyError, tf.errors.OpError) as error:
+            raise ConfigError(f"{self.path}: cannot be loaded as a model: {error}") from None
+        self._inputs = sorted(self._serve.structured_input_signature[1])
+
+    def predict(
+        self, texts: Sequence[str], pairs: Sequence[str] | None = None
+    ) -> list[Prediction]:
+        """Predict each text.
+
+        Args:
+            texts: any number of texts.
+            pairs: their second texts, for a model trained on pairs.
+
+        Raises:
+            ConfigError: the model takes pairs and got none, or the other way round.
+        """
+        import tensorflow as tf
+
+        given = {"text": list(texts)} | ({"text_pair": list(pairs)} if pairs else {})
+        if sorted(given) != self._inputs or len(given[self._inputs[-1]]) != len(texts):
+            raise ConfigError(
+                f"{self.path}: the model takes {' and '.join(self._inputs)}, as many of each; "
+                f"found {', '.join(f'{len(v)} {k}' for k, v in given.items())}."
+            )
+        if not texts:
+            return []
+        answer = self._serve(**{name: tf.constant(values) for name, values in given.items()})
+        scores, labels = answer["scores"].numpy(), answer["label"].numpy()
+        return [
+            Prediction(label.decode("utf-8"), float(row.max()), row.tolist())
+            for label, row in zip(labels, scores, strict=True)
+        ]
+
+
+def newest_version(path: Path) -> Path:
+    """The folder with the highest number that holds a SavedModel, as TensorFlow Serving picks it."""
+    if (path / "saved_model.pb").exists():
+        return path
+    versions = [p for p in path.glob("[0-9]*") if p.name.isdecimal()]
+    whole = [p for p in versions if (p / "saved_model.pb").exists()]
+    if not whole:
+        raise ConfigError(
+            f"{path}: no pushed version here (a numbered folder with saved_model.pb). "
+            f"Run `espalier run` first, or name the model's folder."
+        )
+    return max(whole, key=lambda p: int(p.name))
