@@ -1,0 +1,66 @@
+"""The Pusher's executor: unpacks artifacts; the work is in `publish`."""
+
+import time
+from typing import Any
+
+from tfx.components.pusher import executor as stock
+from tfx.proto import pusher_pb2
+from tfx.types import artifact_utils, standard_component_specs
+from tfx.types.artifact import Artifact
+from tfx.utils import json_utils, proto_utils
+
+from . import publish
+
+REASON = "reason"
+_VALIDATORS = {
+    standard_component_specs.MODEL_BLESSING_KEY: "the Evaluator",
+    standard_component_specs.INFRA_BLESSING_KEY: "the serving check",
+}
+
+
+class Executor(stock.Executor):
+    """TFX's Pusher executor, with its copying replaced."""
+
+    def Do(
+        self,
+        input_dict: dict[str, list[Artifact]],
+        output_dict: dict[str, list[Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """Pushes the model if every blessing given says so; else says why not in `reason`."""
+        self._log_startup(input_dict, output_dict, exec_properties)
+        pushed = artifact_utils.get_single_instance(
+            output_dict[standard_component_specs.PUSHED_MODEL_KEY]
+        )
+        if not self.CheckBlessing(input_dict):
+            self._MarkNotPushed(pushed)
+            pushed.set_string_custom_property(REASON, refusal(input_dict))
+            return
+        model = self.GetModelPath(input_dict)
+        destination = pusher_pb2.PushDestination()
+        proto_utils.json_to_proto(
+            exec_properties[standard_component_specs.PUSH_DESTINATION_KEY], destination
+        )
+        custom = exec_properties.get(standard_component_specs.CUSTOM_CONFIG_KEY) or "null"
+        settings = json_utils.loads(custom) or {}
+        # First the archive: were it to fail after the push, a rerun would push the model twice.
+        publish.archive(model, pushed.uri)
+        version = publish.publish(
+            model,
+            destination.filesystem.base_directory,
+            keep=settings.get("keep"),
+            config=settings.get("config"),
+            now=int(time.time()),
+        )
+        self._MarkPushed(pushed, pushed_destination=version.path, pushed_version=version.name)
+
+
+def refusal(input_dict: dict[str, list[Artifact]]) -> str:
+    """One sentence: who refused the model, and its verdict where the blessing bears one."""
+    for key, validator in _VALIDATORS.items():
+        for blessing in input_dict.get(key) or []:
+            if blessing.get_int_custom_property("blessed") != 1:
+                sentence = f"Not pushed: {validator} did not bless the model."
+                verdict = blessing.get_string_custom_property("verdict")
+                return f"{sentence} {verdict}" if verdict else sentence
+    return "Not pushed."

@@ -1,0 +1,256 @@
+"""Publishes a SavedModel as a numbered version of a folder that TensorFlow Serving watches.
+
+TensorFlow Serving looks at the folder every second and loads the highest number it sees. So a
+version must appear at once and whole, under a number above all before it.
+"""
+
+import fcntl
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import IO, NamedTuple
+
+from absl import logging
+from tfx.dsl.io import fileio
+
+from ...errors import ComponentError
+from .failures import destination_errors
+
+SAVED_MODEL = "saved_model.pb"
+# TensorFlow Serving reads only what it knows in assets.extra and ignores the rest.
+CONFIG_FILE = os.path.join("assets.extra", "config.yaml")
+# Hidden names: TensorFlow Serving takes only names that are whole numbers for versions.
+LAST_PUSH = ".espalier-last"
+_STAGING = ".espalier-push-"
+_RETIRED = ".espalier-old-"
+_LARGEST = 2**63 - 1  # TensorFlow Serving reads a version's number as an int64.
+
+
+class Version(NamedTuple):
+    """A version of a model: its number and its folder's path."""
+
+    number: int
+    path: str
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return os.path.basename(self.path)
+
+
+def publish(model: str, base: str, *, keep: int | None, config: str | None, now: int) -> Version:
+    """Copies the SavedModel in `model` to the next version below `base`, created if missing.
+
+    Args:
+        model: a SavedModel's folder, local or remote (gs://...).
+        base: the folder of versions, local or remote.
+        keep: how many of the newest versions stay; None keeps all.
+        config: text for assets.extra/config.yaml in the version, or None.
+        now: the time in whole seconds, the version's number unless a higher one was used.
+
+    Raises:
+        ConfigError: `base` cannot be written, or is full; nothing half-made stays there.
+        ComponentError: `model` is not a readable SavedModel.
+    """
+    if not _exists(os.path.join(model, SAVED_MODEL)):
+        raise ComponentError(
+            f"Pusher: there is no {SAVED_MODEL} in {model}, so this is not a model that "
+            "TensorFlow Serving can load. Run the Trainer again (--from Trainer)."
+        )
+    with destination_errors(base, model):
+        if is_remote(base):
+            return _publish_remote(model, base.rstrip("/"), keep, config, now)
+        return _publish_local(model, base, keep, config, now)
+
+
+def archive(model: str, to: str) -> None:
+    """Copies the SavedModel to the pushed_model artifact, as TFX's Pusher does.
+
+    Raises ConfigError if it cannot be written there.
+    """
+    with destination_errors(to, model):
+        write_version(model, to, None)
+
+
+def is_remote(path: str) -> bool:
+    """Whether the path belongs to a remote file system (gs://, hdfs://, s3://)."""
+    return "://" in path
+
+
+def write_version(model: str, to: str, config: str | None) -> None:
+    """Copies a SavedModel's files, the config among them and saved_model.pb last.
+
+    saved_model.pb is the sign that a version is complete, for TensorFlow Serving and for us.
+    """
+    names = set(_files(model)) - {SAVED_MODEL}
+    if config is not None:
+        names -= {CONFIG_FILE}
+        _make_folder(os.path.dirname(os.path.join(to, CONFIG_FILE)))
+        with _open(os.path.join(to, CONFIG_FILE)) as file:
+            file.write(config.encode())
+    for name in [*sorted(names), SAVED_MODEL]:
+        _make_folder(os.path.dirname(os.path.join(to, name)))
+        copy_file(os.path.join(model, name), os.path.join(to, name))
+
+
+def copy_file(source: str, to: str) -> None:
+    """Copies one file's bytes, over an older one if there is any."""
+    if is_remote(source) or is_remote(to):
+        fileio.copy(source, to, overwrite=True)
+    else:
+        shutil.copyfile(source, to)
+
+
+# --- a local folder: staged, then renamed ---------------------------------------------------
+
+
+def _publish_local(
+    model: str, base: str, keep: int | None, config: str | None, now: int
+) -> Version:
+    os.makedirs(base, exist_ok=True)
+    with _only_push(base) as (last, alone):
+        if alone:
+            _clean(base)
+        # Not tempfile.mkdtemp: its mode 0700 would lock out a server run by another user.
+        staging = os.path.join(base, _STAGING + uuid.uuid4().hex)
+        try:
+            write_version(model, staging, config)
+            version = _rename_to_next(staging, base, last, now)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+        _retire_local(base, keep, version)
+        return version
+
+
+@contextmanager
+def _only_push(base: str) -> Iterator[tuple[IO[str], bool]]:
+    """Yields the file that remembers the last number, and whether we hold it alone.
+
+    The kernel lets go of the lock when a pusher is killed. A file system without locks
+    (some NFS mounts) gives False: then what other pushes may be writing is left alone.
+    """
+    with open(os.path.join(base, LAST_PUSH), "a+", encoding="ascii") as last:
+        try:
+            fcntl.flock(last, fcntl.LOCK_EX)
+            alone = True
+        except OSError:
+            alone = False
+        yield last, alone
+
+
+def _clean(base: str) -> None:
+    """Removes what killed pushes left. Only while no other push can be at work."""
+    for name in os.listdir(base):
+        if name.startswith((_STAGING, _RETIRED)):
+            shutil.rmtree(os.path.join(base, name), ignore_errors=True)
+
+
+def _rename_to_next(staging: str, base: str, last: IO[str], now: int) -> Version:
+    """Gives the staged folder the next number: above every name there, and the last push's."""
+    # The file keeps numbers growing past versions that somebody deleted.
+    number = max(now, _read_number(last) + 1, *(n + 1 for n, _ in _numbered(os.listdir(base))))
+    while True:
+        version = Version(number, os.path.join(base, str(number)))
+        _write_number(last, number)
+        try:
+            os.rename(staging, version.path)
+            return version
+        except OSError:
+            # Another program took this number since we looked: the next one, then.
+            if not os.path.lexists(version.path):
+                raise
+            number += 1
+
+
+def _read_number(last: IO[str]) -> int:
+    last.seek(0)
+    text = last.read().strip()
+    return int(text) if text.isdecimal() else 0
+
+
+def _write_number(last: IO[str], number: int) -> None:
+    last.seek(0)
+    last.truncate()
+    last.write(f"{number}\n")
+    last.flush()
+
+
+def _retire_local(base: str, keep: int | None, pushed: Version) -> None:
+    """Removes all but the newest `keep` versions. A failure is logged: the push stands."""
+    for old in _too_old(base, os.listdir(base), keep, pushed):
+        # Renamed first, so that nobody loads a version that is half gone.
+        hidden = os.path.join(base, f"{_RETIRED}{old.name}-{uuid.uuid4().hex}")
+        try:
+            os.rename(old.path, hidden)
+            shutil.rmtree(hidden)
+        except OSError as error:
+            logging.warning("Could not remove the old version %s: %s", old.path, error)
+
+
+# --- a remote folder: no rename is atomic there, so saved_model.pb comes last ----------------
+
+
+def _publish_remote(
+    model: str, base: str, keep: int | None, config: str | None, now: int
+) -> Version:
+    fileio.makedirs(base)
+    number = max(now, *(n + 1 for n, _ in _numbered(fileio.listdir(base))), 1)
+    version = Version(number, f"{base}/{number}")
+    try:
+        write_version(model, version.path, config)
+    except BaseException:
+        with suppress(Exception):
+            fileio.rmtree(version.path)
+        raise
+    for old in _too_old(base, fileio.listdir(base), keep, version):
+        try:
+            fileio.remove(os.path.join(old.path, SAVED_MODEL))
+            fileio.rmtree(old.path)
+        except Exception as error:  # Each file system has its own; the push stands.
+            logging.warning("Could not remove the old version %s: %s", old.path, error)
+    return version
+
+
+# --- both ------------------------------------------------------------------------------------
+
+
+def _numbered(names: list[str]) -> list[tuple[int, str]]:
+    """(number, name) of the names that TensorFlow Serving would take for versions, ascending."""
+    stripped = [name.rstrip("/") for name in names]  # gs:// lists folders as "name/".
+    decimal = [name for name in stripped if name.isascii() and name.isdecimal()]
+    return sorted((int(name), name) for name in decimal if int(name) < _LARGEST)
+
+
+def _too_old(base: str, names: list[str], keep: int | None, pushed: Version) -> list[Version]:
+    """The whole versions beyond the newest `keep`, never the one just pushed."""
+    if keep is None:
+        return []
+    versions = [Version(number, os.path.join(base, name)) for number, name in _numbered(names)]
+    whole = [v for v in versions if _exists(os.path.join(v.path, SAVED_MODEL))]
+    return [version for version in whole[:-keep] if version.number != pushed.number]
+
+
+def _files(root: str) -> Iterator[str]:
+    """Paths of all files below `root`, relative to it."""
+    root = root.rstrip("/")
+    for folder, _, names in fileio.walk(root) if is_remote(root) else os.walk(root):
+        inside = folder[len(root) :].strip("/")
+        yield from (os.path.join(inside, name) for name in names)
+
+
+def _exists(path: str) -> bool:
+    return fileio.exists(path) if is_remote(path) else os.path.exists(path)
+
+
+def _make_folder(path: str) -> None:
+    if is_remote(path):
+        fileio.makedirs(path)
+    else:
+        os.makedirs(path, exist_ok=True)
+
+
+def _open(path: str) -> IO[bytes]:
+    return fileio.open(path, "wb") if is_remote(path) else open(path, "wb")
