@@ -182,10 +182,13 @@ class Config(BaseModel):
     )
 
     def __init__(self, **values: Any) -> None:
+        self._fill(values, "Config")
+
+    def _fill(self, values: Any, where: str) -> None:
         try:
-            super().__init__(**values)
+            self.__pydantic_validator__.validate_python(values, self_instance=self)
         except ValidationError as error:
-            raise ConfigError("\n".join(_sentences(error, "Config", None))) from None
+            raise ConfigError("\n".join(_sentences(error, where, values))) from None
 
     @classmethod
     def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> "Config":
@@ -198,16 +201,16 @@ class Config(BaseModel):
         tree = _parse(text, str(path))
         for override in overrides:
             _apply(tree, override)
-        # The file's values are validated outside __init__, which would lose the lines.
-        try:
-            return cls.model_validate(tree, context=None)
-        except ValidationError as error:
-            raise ConfigError("\n".join(_sentences(error, str(path), tree))) from None
+        config = cls.__new__(cls)
+        config._fill(tree, str(path))  # not __init__(**tree), which would lose the line numbers
+        return config
 
     def to_yaml(self) -> str:
         """The resolved configuration, every default filled in."""
-        out = io.StringIO()
-        yaml = YAML()
+        out, yaml = io.StringIO(), YAML()
+        yaml.representer.add_representer(
+            type(None), lambda dumper, _: dumper.represent_scalar("tag:yaml.org,2002:null", "null")
+        )
         yaml.dump(self.model_dump(mode="json", by_alias=True), out)
         return out.getvalue()
 
@@ -264,8 +267,10 @@ def _apply(tree: dict[str, Any], override: str) -> None:
 
 def _sentences(error: ValidationError, where: str, tree: Any) -> list[str]:
     lines: dict[str, None] = {}
-    for fault in error.errors():
-        path = _key_path(fault["loc"])
+    faults = [(_key_path(fault["loc"]), fault) for fault in error.errors()]
+    for path, fault in faults:
+        if any(len(other) > len(path) and other[: len(path)] == path for other, _ in faults):
+            continue  # a union's other branch: the deeper fault says more
         line = _line(tree, path)
         place = f"{where}:{line}" if line else where
         lines[f"{place}: {'.'.join(map(str, path)) or '(top)'}: {_reason(fault)}"] = None

@@ -6,7 +6,6 @@ from tfx.components import (
     CsvExampleGen,
     ExampleValidator,
     ImportExampleGen,
-    ImportSchemaGen,
     SchemaGen,
     StatisticsGen,
     Trainer,
@@ -14,6 +13,7 @@ from tfx.components import (
 )
 from tfx.components.example_gen.component import FileBasedExampleGen
 from tfx.components.example_gen.custom_executors import parquet_executor
+from tfx.components.schema_gen.import_schema_gen.component import ImportSchemaGen
 from tfx.dsl.components.base import executor_spec
 from tfx.dsl.components.common.resolver import Resolver
 from tfx.dsl.input_resolution.strategies.latest_blessed_model_strategy import (

@@ -124,12 +124,13 @@ class Reporter(logging.Handler):
             f"{place} {name:<{self._width}}  {_STYLES.get(state, state)}{padding} "
             f"{seconds:6.1f} s  {escape(words)}",
             highlight=False,
+            soft_wrap=True,
         )
 
     def _step(self, record: logging.LogRecord) -> None:
         message = record.getMessage()
         if record.levelno > logging.DEBUG:
-            self._console.print(f"      {escape(message)}", style="dim", highlight=False)
+            self._console.print(f"      {escape(message)}", style="dim", highlight=False, soft_wrap=True)
             return
         done, total = getattr(record, "done", None), getattr(record, "total", None)
         self._bar.update(self._task, description=message, completed=done, total=total)

@@ -57,7 +57,7 @@ def export(
     transform = transform_output.transform_features_layer()
     archive = keras.export.ExportArchive()
     archive.track(model)
-    archive.track(transform)
+    archive.transform = transform  # tables and assets; it has no weights to track()
     signatures = _Signatures(model, transform, transform_output.raw_feature_spec(), labels, columns)
     signatures.add_to(archive)
     archive.write_out(path)

@@ -1,18 +1,17 @@
 """All of preprocessing, as one TensorFlow Transform graph: what training sees is what serving sees."""
 
 import os
-import uuid
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from . import families
+from . import families, wordpiece
 
 if TYPE_CHECKING:
     import tensorflow as tf
     import tensorflow_transform as tft
 
 LABEL = "label"
-LABELS_FILE = "labels"
+LABELS_PREFIX = "labels-"
 TEXT_INPUTS = ("text", "text_pair")
 
 
@@ -39,9 +38,12 @@ def preprocessing_fn(inputs: dict[str, Any], custom_config: dict[str, Any]) -> d
 
 def labels(transform_output: "tft.TFTransformOutput") -> list[str]:
     """The labels in the order of their ids."""
-    path = os.path.join(transform_output.transform_savedmodel_dir, "assets", LABELS_FILE)
-    with open(path, encoding="utf-8") as file:
-        return file.read().split("\n")[:-1]
+    import tensorflow as tf
+
+    folder = os.path.join(transform_output.transform_savedmodel_dir, "assets")
+    (path,) = tf.io.gfile.glob(os.path.join(folder, f"{LABELS_PREFIX}*"))
+    with tf.io.gfile.GFile(path, "rb") as file:
+        return file.read().decode("utf-8").split("\n")[:-1]
 
 
 def _column(values: Any) -> "tf.Tensor":
@@ -78,27 +80,20 @@ def _sorted_labels() -> Any:
 
     class SortedLabels(tft_beam.experimental.PTransformAnalyzer):
         def expand(self, batches: Any) -> Any:
-            path = os.path.join(self.base_temp_dir, uuid.uuid4().hex, LABELS_FILE)
             return (
                 batches
                 | "Labels" >> beam.FlatMap(lambda batch: set(batch[0].ravel().tolist()))
                 | "Distinct" >> beam.Distinct()
                 | "All" >> beam.combiners.ToList()
-                | "Write" >> beam.Map(_write_sorted, path)
+                | "Write" >> beam.Map(_write_sorted, self.base_temp_dir)
             )
 
     return SortedLabels()
 
 
-def _write_sorted(found: Iterable[bytes], path: str) -> Any:
-    import numpy as np
-    from tfx.dsl.io import fileio
-
-    names = [label.decode("utf-8") for label in found]
-    fileio.makedirs(os.path.dirname(path))
-    with fileio.open(path, "wb") as file:
-        file.write("".join(f"{name}\n" for name in sort_labels(names)).encode("utf-8"))
-    return np.array(path)
+def _write_sorted(found: Iterable[bytes], folder: str) -> str:
+    names = sort_labels(label.decode("utf-8") for label in found)
+    return wordpiece.write_vocabulary(names, folder, LABELS_PREFIX)
 
 
 def sort_labels(names: Iterable[str]) -> list[str]:

@@ -45,7 +45,9 @@ def words(text: "tf.Tensor", lower: bool, strip_accents: bool | None = None) -> 
         text = tensorflow_text.normalize_utf8(text, "NFD")
         text = tf.strings.regex_replace(text, r"\p{Mn}", "")
     if lower:
-        # Not TF Text's case folding: that also turns a ligature or a trade mark into letters.
+        # Letter by letter, as the reference does: a final sigma is no exception. TF Text's case
+        # folding would also turn a ligature or a trade mark into letters.
+        text = tf.strings.regex_replace(text, "Σ", "σ")
         text = tf.strings.lower(text, encoding="utf-8")
     parts = tensorflow_text.regex_split(text, r"\s+|" + _MARKS, _MARKS)
     long = tf.strings.length(parts.flat_values, unit="UTF8_CHAR") > _LONGEST_WORD
@@ -111,7 +113,7 @@ def learn_from_counts(counts: dict[str, int], size: int) -> list[str]:
     )
 
 
-def write_vocabulary(tokens: Iterable[str], folder: str) -> str:
+def write_vocabulary(tokens: Iterable[str], folder: str, prefix: str = _PREFIX) -> str:
     """Write tokens, one a line, to a file in `folder` named by its content; return its path.
 
     Lookup tables are shared in a process by their file's name: were two models' vocabularies
@@ -120,7 +122,7 @@ def write_vocabulary(tokens: Iterable[str], folder: str) -> str:
     import tensorflow as tf
 
     content = "".join(f"{token}\n" for token in tokens).encode()
-    name = f"{_PREFIX}{hashlib.sha256(content).hexdigest()[:16]}.txt"
+    name = f"{prefix}{hashlib.sha256(content).hexdigest()[:16]}.txt"
     file = os.path.join(folder, name)
     if not tf.io.gfile.exists(file):
         tf.io.gfile.makedirs(folder)
@@ -181,9 +183,9 @@ def _table(file: "tf.Tensor") -> "tf.lookup.StaticHashTable":
         if tf.inside_function() and (isinstance(file, str) or hasattr(file, "numpy")):
             # Out of the graph, or the table would be filled anew for every batch.
             stack.enter_context(tf.init_scope())
-        kinds = (tf.string, tf.lookup.TextFileIndex.WHOLE_LINE)
-        kinds += (tf.int64, tf.lookup.TextFileIndex.LINE_NUMBER)
-        return tf.lookup.StaticHashTable(tf.lookup.TextFileInitializer(file, *kinds), -1)
+        line, number = tf.lookup.TextFileIndex.WHOLE_LINE, tf.lookup.TextFileIndex.LINE_NUMBER
+        content = tf.lookup.TextFileInitializer(file, tf.string, line, tf.int64, number)
+        return tf.lookup.StaticHashTable(content, default_value=-1)
 
 
 def _pieces(parts: "tf.RaggedTensor", table: "tf.lookup.StaticHashTable") -> "tf.RaggedTensor":
