@@ -40,14 +40,22 @@ FILES = (
 )
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-_WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1,
-           "U8": 1, "BOOL": 1}
+_WIDTHS = {
+    "F64": 8,
+    "F32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "I64": 8,
+    "I32": 4,
+    "I16": 2,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
+}
 _MAX_HEADER = 100_000_000  # bytes; the format's own limit
 
 
-def resolve(
-    start: str, *, progress: Progress | None = None, others: Iterable[str] = ()
-) -> Path:
+def resolve(start: str, *, progress: Progress | None = None, others: Iterable[str] = ()) -> Path:
     """Return the local folder of the checkpoint that `start` names.
 
     `start` is a named checkpoint (`minilm`), a folder, or a hub's handle (`hf://owner/name`,
@@ -298,8 +306,9 @@ def _entry(file: Path, start: int, value: dict[str, Any]) -> Tensor:
     first, last = (int(n) for n in value["data_offsets"])
     size = math.prod(shape) * _WIDTHS.get(dtype, 0)
     if min((0, first, *shape)) < 0 or dtype in _WIDTHS and last - first != size:
-        raise ValueError(f"{dtype} {list(shape)} needs {size} bytes, the header gives it "
-                         f"{last - first}")
+        raise ValueError(
+            f"{dtype} {list(shape)} needs {size} bytes, the header gives it {last - first}"
+        )
     return Tensor(file, dtype, shape, start + first, last - first)
 
 

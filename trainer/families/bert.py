@@ -10,22 +10,25 @@ This module is the pattern for a family. It can be imported without TensorFlow a
 """
 
 import hashlib
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from ...errors import CheckpointError, ConfigError
 from .. import checkpoints, wordpiece
+from ._bert_checkpoint import (
+    ACTIVATIONS,
+    Plan,
+    check_weights,
+    read_plan,
+    read_vocabulary,
+    read_weights,
+)
 
 if TYPE_CHECKING:
-    import numpy as np
     import tensorflow as tf
     import tensorflow_transform as tft
     import tf_keras as keras
-
-    Weights = dict[str, list[np.ndarray]]  # layer's name -> its arrays, in Keras's order
 
 FEATURE_KIND = "text"
 SEQUENCE_FEATURES = ("token_ids", "segment_ids")
@@ -33,16 +36,15 @@ SEQUENCE_FEATURES = ("token_ids", "segment_ids")
 # Layers and width of Google's published sizes, trained from scratch here: tiny to small from
 # Turc et al., https://arxiv.org/abs/1908.08962, base and large from Devlin et al. Heads are 64
 # wide and the feed-forward layer is four times as wide as the model in all of them.
-SIZES = {"tiny": (2, 128), "mini": (4, 256), "small": (4, 512), "base": (12, 768),
-         "large": (24, 1024)}
+SIZES = {
+    "tiny": (2, 128),
+    "mini": (4, 256),
+    "small": (4, 512),
+    "base": (12, 768),
+    "large": (24, 1024),
+}
 _VOCABULARY_SIZE = 8000
 _MIN_LENGTH = 8
-_ACTIVATIONS = {
-    "gelu": "gelu",  # exact, by erf
-    "gelu_new": "keras_nlp>gelu_approximate",  # by tanh
-    "gelu_pytorch_tanh": "keras_nlp>gelu_approximate",
-    "relu": "relu",
-}
 
 
 class Settings(BaseModel):
@@ -70,33 +72,7 @@ class Settings(BaseModel):
         description="Whether case and accents are dropped; true when left out. For a new model "
         "only: a checkpoint says for itself.",
     )
-    dropout: float = Field(
-        0.1, ge=0, lt=1, description="Share of activations dropped in training."
-    )
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """What the settings come to: the model's shape, and where its weights are (None: nowhere)."""
-
-    layers: int
-    heads: int
-    hidden: int
-    intermediate: int
-    vocabulary: int
-    positions: int = 512
-    segments: int = 2
-    activation: str = "gelu"
-    epsilon: float = 1e-12
-    lower: bool = True
-    strip_accents: bool | None = None
-    folder: Path | None = None
-    preset: bool = False
-
-    @property
-    def vocabulary_file(self) -> Path:
-        assert self.folder is not None
-        return self.folder / ("assets/tokenizer/vocabulary.txt" if self.preset else "vocab.txt")
+    dropout: float = Field(0.1, ge=0, lt=1, description="Share of activations dropped in training.")
 
 
 def check(settings: Settings, progress: checkpoints.Progress | None = None) -> None:
@@ -119,11 +95,8 @@ def check(settings: Settings, progress: checkpoints.Progress | None = None) -> N
                 f"model.{key} is for a new model ({', '.join(SIZES)}); {settings.start} brings "
                 "its own vocabulary. Leave it out."
             )
-    checkpoints.read_vocabulary(plan.vocabulary_file, wordpiece.SPECIAL[:4], plan.vocabulary)
-    if plan.preset:
-        _check_h5(plan.folder / "model.weights.h5")
-    else:
-        checkpoints.check_shapes(plan.folder, _tensor_shapes(plan))
+    read_vocabulary(plan)
+    check_weights(plan)
 
 
 def fingerprint(settings: Settings) -> str:
@@ -149,11 +122,8 @@ def preprocess(inputs: "dict[str, tf.Tensor]", settings: Settings) -> "dict[str,
         size = settings.vocabulary_size or _VOCABULARY_SIZE
         vocabulary = wordpiece.learn(texts, size, plan.lower)
     else:
-        tokens = checkpoints.read_vocabulary(
-            plan.vocabulary_file, wordpiece.SPECIAL[:4], plan.vocabulary
-        )
         folder = checkpoints.cache_folder() / "vocabularies"
-        vocabulary = wordpiece.write_vocabulary(tokens, str(folder))
+        vocabulary = wordpiece.write_vocabulary(read_vocabulary(plan), str(folder))
     return wordpiece.tokenize_and_pack(
         text, pair, vocabulary, plan.lower, settings.sequence_length, plan.strip_accents
     )
@@ -167,9 +137,7 @@ def vocabulary_size(settings: Settings, transform_output: "tft.TFTransformOutput
     return wordpiece.vocabulary_size(transform_output.transform_savedmodel_dir)
 
 
-def build(
-    settings: Settings, num_classes: int, vocabulary_size: int, pair: bool
-) -> "keras.Model":
+def build(settings: Settings, num_classes: int, vocabulary_size: int, pair: bool) -> "keras.Model":
     """Return the classifier, with the checkpoint's weights where there is one.
 
     Inputs: token_ids int32 [B, T] and for pairs segment_ids int32 [B, T], with any T up to
@@ -214,14 +182,13 @@ def build(
 
     # === Weights ===
     if plan.folder is not None:
-        weights = _preset_weights(plan) if plan.preset else _tensor_weights(plan)
-        for name, arrays in weights.items():
+        for name, arrays in read_weights(plan).items():
             layers[name].set_weights(arrays)
     return model
 
 
 def _encoder_layers(
-    plan: _Plan, vocabulary_size: int, dropout: float
+    plan: Plan, vocabulary_size: int, dropout: float
 ) -> "dict[str, keras.layers.Layer]":
     import keras_nlp
     import tf_keras as keras
@@ -229,19 +196,23 @@ def _encoder_layers(
     def initializer() -> keras.initializers.Initializer:
         return keras.initializers.TruncatedNormal(stddev=0.02)
 
-    activation = _ACTIVATIONS[plan.activation]
+    activation = ACTIVATIONS[plan.activation]
     if ">" in activation:
         activation = keras.saving.get_registered_object(activation)
     layers = [
         keras_nlp.layers.ReversibleEmbedding(
-            vocabulary_size, plan.hidden, embeddings_initializer=initializer(),
+            vocabulary_size,
+            plan.hidden,
+            embeddings_initializer=initializer(),
             name="token_embedding",
         ),
         keras_nlp.layers.PositionEmbedding(
             plan.positions, initializer=initializer(), name="position_embedding"
         ),
         keras.layers.Embedding(
-            plan.segments, plan.hidden, embeddings_initializer=initializer(),
+            plan.segments,
+            plan.hidden,
+            embeddings_initializer=initializer(),
             name="segment_embedding",
         ),
         keras.layers.Add(name="embeddings_add"),
@@ -250,9 +221,13 @@ def _encoder_layers(
     ]
     layers += [
         keras_nlp.layers.TransformerEncoder(
-            intermediate_dim=plan.intermediate, num_heads=plan.heads, dropout=dropout,
-            activation=activation, layer_norm_epsilon=plan.epsilon,
-            kernel_initializer=initializer(), name=f"transformer_layer_{index}",
+            intermediate_dim=plan.intermediate,
+            num_heads=plan.heads,
+            dropout=dropout,
+            activation=activation,
+            layer_norm_epsilon=plan.epsilon,
+            kernel_initializer=initializer(),
+            name=f"transformer_layer_{index}",
         )
         for index in range(plan.layers)
     ]
@@ -277,178 +252,9 @@ def freeze(model: "keras.Model", freeze: int | Literal["all"]) -> None:
             layer.trainable = False
 
 
-# === Where the weights come from ===
-
-
-def _plan(settings: Settings, progress: checkpoints.Progress | None = None) -> _Plan:
+def _plan(settings: Settings, progress: checkpoints.Progress | None = None) -> Plan:
     if settings.start in SIZES:
         layers, hidden = SIZES[settings.start]
         lower = settings.lower_case is not False
-        return _Plan(layers, hidden // 64, hidden, 4 * hidden, 0, lower=lower)
-    folder = checkpoints.resolve(settings.start, progress=progress, others=SIZES)
-    return _preset_plan(folder) if checkpoints.is_preset(folder) else _huggingface_plan(folder)
-
-
-def _huggingface_plan(folder: Path) -> _Plan:
-    file = folder / "config.json"
-    config = checkpoints.read_config(folder, "bert")
-    act, kind = config.get("hidden_act", "gelu"), config.get("position_embedding_type", "absolute")
-    if act not in _ACTIVATIONS or kind != "absolute":
-        raise CheckpointError(
-            f"{file}: hidden_act is {act!r} and position_embedding_type {kind!r}; expected one of "
-            f"{', '.join(_ACTIVATIONS)}, and 'absolute'. Choose another checkpoint."
-        )
-    plan = _Plan(
-        layers=_integer(file, config, "num_hidden_layers"),
-        heads=_integer(file, config, "num_attention_heads"),
-        hidden=_integer(file, config, "hidden_size"),
-        intermediate=_integer(file, config, "intermediate_size"),
-        vocabulary=_integer(file, config, "vocab_size"),
-        positions=_integer(file, config, "max_position_embeddings"),
-        segments=_integer(file, config, "type_vocab_size"),
-        activation=act,
-        epsilon=float(config.get("layer_norm_eps", 1e-12)),
-        folder=folder,
-        **_casing(folder),
-    )
-    return _whole_heads(file, plan)
-
-
-def _casing(folder: Path) -> dict[str, Any]:
-    """Return whether texts are lower-cased and lose their accents; BERT's default is to do so."""
-    file = folder / "tokenizer_config.json"
-    config = checkpoints.read_json(file) if file.exists() else {}
-    if config.get("tokenize_chinese_chars", True) is not True:
-        raise CheckpointError(
-            f"{file}: tokenize_chinese_chars is false, and this family's graph parts them. "
-            "Choose another checkpoint."
-        )
-    return {"lower": config.get("do_lower_case", True) is not False,
-            "strip_accents": config.get("strip_accents")}
-
-
-def _preset_plan(folder: Path) -> _Plan:
-    file = folder / "config.json"
-    content = checkpoints.read_json(file)
-    name = str(content["registered_name"]).split(">")[-1]
-    if name != "BertBackbone":
-        raise CheckpointError(
-            f"{file} is of {name}, expected BertBackbone. Choose another checkpoint or family."
-        )
-    config = content.get("config", {})
-    tokenizer = checkpoints.read_json(folder / "tokenizer.json").get("config", {})
-    plan = _Plan(
-        layers=_integer(file, config, "num_layers"),
-        heads=_integer(file, config, "num_heads"),
-        hidden=_integer(file, config, "hidden_dim"),
-        intermediate=_integer(file, config, "intermediate_dim"),
-        vocabulary=_integer(file, config, "vocabulary_size"),
-        positions=_integer(file, config, "max_sequence_length"),
-        segments=_integer(file, config, "num_segments"),
-        activation="gelu_new",
-        lower=bool(tokenizer.get("lowercase", False)),
-        folder=folder,
-        preset=True,
-    )
-    return _whole_heads(file, plan)
-
-
-def _integer(file: Path, config: dict[str, Any], key: str) -> int:
-    value = config.get(key)
-    if not isinstance(value, int) or value < 1:
-        raise CheckpointError(f"{file}: {key} is {value!r}, expected a number from 1 up.")
-    return value
-
-
-def _whole_heads(file: Path, plan: _Plan) -> _Plan:
-    if plan.hidden % plan.heads:
-        raise CheckpointError(
-            f"{file}: a width of {plan.hidden} does not divide into {plan.heads} heads."
-        )
-    return plan
-
-
-def _tensor_shapes(plan: _Plan) -> dict[str, tuple[int, ...]]:
-    """Return the name and shape of every tensor that is read from a Hugging Face folder."""
-    wide, inner = plan.hidden, plan.intermediate
-    shapes: dict[str, tuple[int, ...]] = {
-        "embeddings.word_embeddings.weight": (plan.vocabulary, wide),
-        "embeddings.position_embeddings.weight": (plan.positions, wide),
-        "embeddings.token_type_embeddings.weight": (plan.segments, wide),
-    }
-    norms, dense = ["embeddings.LayerNorm"], {}
-    for index in range(plan.layers):
-        layer = f"encoder.layer.{index}."
-        norms += [layer + "attention.output.LayerNorm", layer + "output.LayerNorm"]
-        for name in ("self.query", "self.key", "self.value", "output.dense"):
-            dense[f"{layer}attention.{name}"] = (wide, wide)
-        dense[layer + "intermediate.dense"] = (inner, wide)
-        dense[layer + "output.dense"] = (wide, inner)
-    for name in norms:
-        shapes |= {name + ".weight": (wide,), name + ".bias": (wide,)}
-    for name, shape in dense.items():
-        shapes |= {name + ".weight": shape, name + ".bias": shape[:1]}
-    return shapes
-
-
-def _tensor_weights(plan: _Plan) -> "Weights":
-    """Read a Hugging Face folder into the layers' arrays; PyTorch keeps kernels transposed."""
-    assert plan.folder is not None
-    checkpoints.check_shapes(plan.folder, _tensor_shapes(plan))
-    tensors = checkpoints.read_tensors(plan.folder, _tensor_shapes(plan))
-    heads = (plan.heads, plan.hidden // plan.heads)
-
-    def pair(name: str) -> "list[np.ndarray]":
-        return [tensors[name + ".weight"].T, tensors[name + ".bias"]]
-
-    weights = {
-        "token_embedding": [tensors["embeddings.word_embeddings.weight"]],
-        "position_embedding": [tensors["embeddings.position_embeddings.weight"]],
-        "segment_embedding": [tensors["embeddings.token_type_embeddings.weight"]],
-        "embeddings_layer_norm": pair("embeddings.LayerNorm"),
-    }
-    for index in range(plan.layers):
-        layer = f"encoder.layer.{index}."
-        arrays: list[np.ndarray] = []
-        for name in ("query", "key", "value"):
-            kernel, bias = pair(f"{layer}attention.self.{name}")
-            arrays += [kernel.reshape(plan.hidden, *heads), bias.reshape(heads)]
-        kernel, bias = pair(layer + "attention.output.dense")
-        arrays += [kernel.reshape(*heads, plan.hidden), bias]
-        for name in ("attention.output.LayerNorm", "output.LayerNorm", "intermediate.dense",
-                     "output.dense"):
-            arrays += pair(layer + name)
-        weights[f"transformer_layer_{index}"] = arrays
-    return weights
-
-
-def _check_h5(file: Path) -> None:
-    import h5py
-
-    try:
-        with h5py.File(file, "r"):
-            pass
-    except OSError as error:
-        raise CheckpointError(
-            f"{file} cannot be read as HDF5 ({error}). Fetch the preset again."
-        ) from None
-
-
-def _preset_weights(plan: _Plan) -> "Weights":
-    """Read a Keras preset through keras-nlp's own backbone, whose layers bear the same names."""
-    import keras_nlp
-
-    assert plan.folder is not None
-    backbone = keras_nlp.models.BertBackbone(
-        plan.vocabulary, plan.layers, plan.heads, plan.hidden, plan.intermediate,
-        max_sequence_length=plan.positions, num_segments=plan.segments,
-    )
-    file = plan.folder / "model.weights.h5"
-    try:
-        backbone.load_weights(str(file))
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"{file} does not hold the weights that config.json speaks of ({error})."
-        ) from None
-    arrays = {layer.name: layer.get_weights() for layer in backbone.layers}
-    return {name: a for name, a in arrays.items() if a and name != "pooled_dense"}
+        return Plan(layers, hidden // 64, hidden, 4 * hidden, vocabulary=0, lower=lower)
+    return read_plan(checkpoints.resolve(settings.start, progress=progress, others=SIZES))
