@@ -161,3 +161,7 @@ def schema() -> None:
     from .config import Config
 
     sys.stdout.write(json.dumps(Config.model_json_schema(), indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    app()

@@ -84,6 +84,8 @@ class Reporter(logging.Handler):
         from absl import logging as absl_logging
 
         absl_logging.set_verbosity(absl_logging.INFO)
+        for handler in logging.getLogger().handlers:
+            handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         loggers = [logging.getLogger("absl"), logging.getLogger("espalier.progress")]
         loggers[1].setLevel(logging.DEBUG)
         for logger in loggers:

@@ -28,7 +28,8 @@ def run_fn(fn_args: Any) -> None:
 
     Args:
         fn_args: tfx.components.FnArgs. Its custom_config holds `texts` and `label` (columns),
-            `model` and `train` (the YAML's sections) and `state_dir` (survives a kill).
+            `model` and `train` (the YAML's sections), `checkpoint` (what training starts from,
+            as a hash) and `state_dir` (survives a kill).
     """
     import tensorflow as tf
     import tensorflow_transform as tft
@@ -62,7 +63,7 @@ def run_fn(fn_args: Any) -> None:
     served.set_weights(model.get_weights())
     export(
         served, output, job.labels, Columns(config["texts"], config["label"]),
-        fn_args.serving_model_dir, {"model": config["model"], "best_epoch": state.best_epoch},
+        fn_args.serving_model_dir, {"model": config["model"], "checkpoint": config["checkpoint"]},
     )  # fmt: skip
     _keep_history(state, fn_args.model_run_dir)
     shutil.rmtree(state_dir.parent)

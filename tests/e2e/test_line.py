@@ -1,0 +1,121 @@
+"""The whole line on a small job: what is pushed, what a second run does, what is refused."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from espalier import Config, Predictor, RunResult, run
+
+CLIENT = """
+import json, sys
+import tensorflow as tf
+import tensorflow_text
+serve = tf.saved_model.load(sys.argv[1]).signatures["serving_default"]
+answer = serve(text=tf.constant(["the soup was lovely, order 7", "the soup was awful, order 8"]))
+print(json.dumps([label.decode() for label in answer["label"].numpy()]))
+assert not [m for m in sys.modules if m.split(".")[0] in ("espalier", "tfx", "keras_nlp")]
+"""
+
+
+def test_a_blessed_model_is_pushed(job: Any, first_run: RunResult) -> None:
+    assert first_run.status == "pushed"
+    assert first_run.exit_code == 0
+    assert sum(first_run.rows.values()) == 400
+    assert set(first_run.rows) == {"train", "eval", "test"}
+    assert first_run.metrics["overall"]["rows"] == first_run.rows["test"]
+    assert first_run.metrics["overall"]["accuracy"] >= 0.7
+    assert set(first_run.metrics["slices"]) == {"category=home", "category=other"}
+    assert "accuracy" in first_run.verdict and "0.7" in first_run.verdict
+    assert len(first_run.predictions) == 2
+    assert [c.name for c in first_run.components if c.state != "done"] == []
+
+
+def test_the_pushed_model_answers_raw_strings_without_espalier(first_run: RunResult) -> None:
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", CLIENT, str(first_run.pushed)],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == ["positive", "negative"]
+
+
+def test_predictor_agrees_with_the_serving_check(first_run: RunResult) -> None:
+    row = first_run.predictions[0]
+    (prediction,) = Predictor(str(first_run.pushed)).predict([row["text"]])
+    assert prediction.label == row["label"]
+    assert prediction.score == pytest.approx(row["score"], abs=1e-4)
+    assert sum(prediction.scores) == pytest.approx(1, abs=1e-5)
+
+
+def test_the_version_carries_its_resolved_configuration(job: Any, first_run: RunResult) -> None:
+    stored = YAML(typ="safe").load(
+        (Path(str(first_run.pushed)) / "assets.extra" / "config.yaml").read_text()
+    )
+    assert Config(**stored) == job.config
+    assert stored["train"]["weight_decay"] == 0.01  # a default
+
+
+def test_the_trainer_left_tensorboard_logs_and_no_checkpoints(
+    job: Any, first_run: RunResult
+) -> None:
+    assert list(job.folder.glob("runs/small/artifacts/Trainer/model_run/*/tensorboard/**/*tfevents*"))
+    assert not (job.folder / "runs/small/training").exists() or not list(
+        (job.folder / "runs/small/training").iterdir()
+    )
+
+
+def test_an_unchanged_rerun_is_cached_and_loads_no_tfx(job: Any, first_run: RunResult) -> None:
+    code = (
+        "import sys; from espalier import Config, run;"
+        "r = run(Config.load(sys.argv[1])); print(r.cached, r.pushed);"
+        "print([m for m in sys.modules if m.split('.')[0] in ('tfx', 'tensorflow')])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(job.yaml)], capture_output=True, text=True
+    )
+    assert done.stdout.splitlines() == [f"True {first_run.pushed}", "[]"], done.stderr
+
+
+def test_lineage_names_the_run_and_the_verdict(job: Any, first_run: RunResult) -> None:
+    done = job.cli("lineage", str(job.yaml))
+    assert done.returncode == 0, done.stderr
+    version = Path(str(first_run.pushed)).name
+    for fact in (version, first_run.run, first_run.verdict, "small_bert", "epochs: 4"):
+        assert str(fact) in done.stdout.replace("\n", " ") or fact == "small_bert"
+
+
+def test_predict_prints_a_table(job: Any, first_run: RunResult) -> None:
+    done = job.cli("predict", str(job.folder / "models"), "--text", "the pan was great, order 1")
+    assert done.returncode == 0, done.stderr
+    assert "positive" in done.stdout
+
+
+def test_a_worse_model_is_refused_and_the_blessed_one_stays(
+    job: Any, first_run: RunResult
+) -> None:
+    before = job.versions()
+    worse = ("--set", "train.epochs=1", "--set", "train.learning_rate=1e-7")
+    done = job.cli("run", str(job.yaml), *worse)
+    assert done.returncode == 4, done.stdout + done.stderr
+    assert "Not blessed: accuracy" in done.stdout
+    assert "the blessed model has" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+    assert job.versions() == before
+
+
+def test_a_missing_component_is_named(job: Any) -> None:
+    done = job.cli("run", str(job.yaml), "--to", "Trainr", "--set", "train.epochs=2")
+    assert done.returncode == 2
+    assert "Did you mean Trainer?" in done.stderr
+
+
+def test_the_beam_runner_and_a_part_of_the_line(job: Any, first_run: RunResult) -> None:
+    result = run(job.config, runner="beam", to_node="SchemaGen", cache=True)
+    assert result.status == "partial"
+    assert {c.name for c in result.components} >= {"ExampleGen", "StatisticsGen", "SchemaGen"}
+    assert "Trainer" not in {c.name for c in result.components}
