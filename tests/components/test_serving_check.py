@@ -1,0 +1,346 @@
+"""The serving check: a clean process answers raw rows, and anything else is a sentence."""
+
+import base64
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tensorflow as tf
+from espalier.components.serving_check import ServingCheck, check, probe
+from espalier.components.serving_check.executor import Executor, read_rows
+from espalier.errors import ConfigError
+from espalier.trainer import serving_ops
+from tfx.types import artifact_utils, channel_utils, standard_artifacts
+
+LABELS = ["bad", "good"]
+TEXTS = ["good and cheap", "bad", "a good, good bag", "broken after a day"]
+
+
+class Tiny(tf.Module):
+    """Scores a text by its length: a stand-in for an exported model, with its faults to order."""
+
+    def __init__(self, fault: str = "") -> None:
+        super().__init__()
+        self.fault = fault
+        self.weight = tf.Variable([0.05, -0.05])
+        self.labels = tf.constant(["", ""] if fault == "empty label" else LABELS)
+
+    def answer(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
+        length = tf.cast(tf.strings.length(text), tf.float32)
+        if self.fault == "batch":  # A row's scores depend on its neighbours.
+            length += tf.reduce_max(length)
+        if self.fault == "empty text":
+            with tf.control_dependencies([tf.debugging.assert_positive(length, "no text")]):
+                length = tf.identity(length)
+        logits = tf.clip_by_value(length, 0, 1000)[:, None] * self.weight  # [B, 2]
+        scores = {"logits": logits, "nan": logits * float("nan")}.get(
+            self.fault, tf.nn.softmax(logits)
+        )
+        label = tf.gather(self.labels, tf.argmax(scores, axis=1))
+        return {"scores": scores, "label": label[:, None] if self.fault == "shape" else label}
+
+
+def save(folder: str, fault: str = "", names: tuple[str, ...] = ("text",)) -> str:
+    """A SavedModel with the three signatures, written as the Trainer writes them."""
+    module = Tiny(fault)
+    strings = [tf.TensorSpec([None], tf.string, name=name) for name in names]
+
+    @tf.function(input_signature=strings)
+    def serving_default(*texts):
+        return module.answer(tf.strings.join(texts))
+
+    def parse(examples):
+        spec = {name: tf.io.FixedLenFeature([], tf.string, "") for name in ("review", "reply")}
+        return tf.io.parse_example(examples, spec)
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
+    def serve_examples(examples):
+        raw = parse(examples)
+        text = tf.strings.join([raw["review"], raw["reply"]][: len(names)])
+        return module.answer(tf.strings.upper(text) + "!" if fault == "differ" else text)
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
+    def transform_features(examples):
+        return {"token_ids": tf.strings.length(parse(examples)["review"])}
+
+    signatures = {
+        "serving_default": serving_default,
+        "serve_examples": serve_examples,
+        "transform_features": transform_features,
+    }
+    if fault == "no examples":
+        del signatures["serve_examples"]
+    tf.saved_model.save(module, folder, signatures=signatures)
+    return folder
+
+
+def row(review: str | None, reply: str | None = "thanks") -> bytes:
+    """A serialized tf.Example, as ExampleGen writes rows of a CSV."""
+    example = tf.train.Example()
+    for name, value in (("review", review), ("reply", reply)):
+        if value is not None:
+            example.features.feature[name].bytes_list.value.append(value.encode())
+    return example.SerializeToString()
+
+
+ROWS = [row(text) for text in TEXTS]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    return save(str(tmp_path_factory.mktemp("tiny") / "Format-Serving"))
+
+
+@pytest.fixture
+def child(tmp_path, monkeypatch):
+    """Replaces the probe's script: a child process that ends as told."""
+
+    def replace(code: str) -> None:
+        path = tmp_path / "probe.py"
+        path.write_text(code)
+        monkeypatch.setattr(check, "PROBE", str(path))
+
+    return replace
+
+
+def outcome(model: str, text_keys: list[str], brought_in: set[str] | None = None) -> dict:
+    """The probe's work in this process: it spares a second import of TensorFlow."""
+    rows = [base64.b64encode(row).decode() for row in ROWS]
+    request = {"model": model, "rows": rows, "text_keys": text_keys}
+    return probe.outcome(request, probe.LIBRARIES if brought_in is None else brought_in)
+
+
+def assert_refused(report: check.Report, *words: str) -> None:
+    assert not report.blessed
+    assert report.verdict.startswith("The model cannot be served: ")
+    for word in words:
+        assert word in report.verdict
+
+
+# --- a sound model --------------------------------------------------------------------------
+
+
+def test_a_sound_model_is_blessed_with_numbers(model):
+    report = check.check_serving(model, ROWS, ["review"])
+    assert report.blessed, report.verdict
+    assert report.verdict.startswith("The model can be served: 4 raw rows answered alike")
+    result = json.loads(report.to_json())
+    assert result["rows"] == 4 and result["classes"] == 2 and result["failures"] == []
+    assert result["size_bytes"] == sum(
+        os.path.getsize(os.path.join(place, name))
+        for place, _, names in os.walk(model)
+        for name in names
+    )
+    assert result["largest_difference"] <= 1e-4
+    assert result["load_seconds"] > 0 and result["latency_ms"] > 0
+    assert [p["text"] for p in result["predictions"]] == TEXTS[:2]
+    assert all(p["label"] in LABELS and 0.5 <= p["score"] <= 1 for p in result["predictions"])
+
+
+def test_a_pair_of_texts_is_sent_as_two(tmp_path):
+    model = save(str(tmp_path / "pair"), names=("text", "text_pair"))
+    answered = outcome(model, ["review", "reply"])
+    assert answered["failures"] == []
+    assert answered["predictions"][0]["text"] == [TEXTS[0], "thanks"]
+
+
+# --- faults of a model ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("differ", "serve_examples and serving_default differ by"),
+        ("nan", "not finite"),
+        ("logits", "not a softmax"),
+        ("shape", "label [4, 1]"),
+        ("empty label", "an empty label"),
+        ("batch", "alone and in a batch differ by"),
+        ("empty text", "an empty text makes it fail: InvalidArgumentError"),
+        ("no examples", "no signature 'serve_examples' (found: serving_default"),
+    ],
+)
+def test_a_fault_is_named(tmp_path, fault, words):
+    (failure,) = outcome(save(str(tmp_path / "m"), fault), ["review"])["failures"]
+    assert words in failure
+
+
+def test_a_pair_is_not_a_single_text(model):
+    (failure,) = outcome(model, ["review", "reply"])["failures"]
+    assert failure == "serving_default takes ['text'], and should take ['text', 'text_pair']."
+
+
+def test_a_model_that_loads_more_than_tensorflow(model):
+    (failure,) = outcome(model, ["review"], brought_in=set())["failures"]
+    assert "tfx" in failure and failure.endswith("which a server does not have.")
+
+
+def test_a_fault_found_in_the_clean_process_is_the_verdict(tmp_path):
+    model = save(str(tmp_path / "m"), "empty text")
+    report = check.check_serving(model, ROWS, ["review"])
+    assert_refused(report, "an empty text makes it fail: InvalidArgumentError")
+
+
+def test_ops_that_tensorflow_serving_lacks_are_named(model, monkeypatch):
+    monkeypatch.setattr(serving_ops, "unknown_ops", lambda folder: ["TFText>RoundRobinTrim"])
+    report = check.check_serving(model, ROWS, ["review"])
+    assert_refused(report, "does not know the op(s) TFText>RoundRobinTrim")
+    assert report.unknown_ops == ["TFText>RoundRobinTrim"] and report.size_bytes > 0
+
+
+def test_a_folder_without_a_model(tmp_path):
+    assert_refused(check.check_serving(str(tmp_path), ROWS, ["review"]), str(tmp_path))
+
+
+def test_a_truncated_model(model, tmp_path):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "saved_model.pb").write_bytes(Path(model, "saved_model.pb").read_bytes()[:1000])
+    assert_refused(check.check_serving(str(broken), ROWS, ["review"]))
+
+
+def test_no_rows(model):
+    assert_refused(check.check_serving(model, [], ["review"]), "no row with text in 'review'")
+
+
+# --- a process that does not come back with an answer ---------------------------------------
+
+
+def test_a_crash_is_told_with_its_last_words(model, child):
+    child("import sys; print('lots of noise', file=sys.stderr); raise RuntimeError('no kernel')")
+    report = check.check_serving(model, ROWS, ["review"])
+    assert_refused(report, "exit code 1", "RuntimeError: no kernel")
+
+
+def test_an_abort_is_told_by_its_signal(model, child):
+    child("import os, sys; print('terminate called', file=sys.stderr, flush=True); os.abort()")
+    report = check.check_serving(model, ROWS, ["review"])
+    assert_refused(report, "ended by SIGABRT", "terminate called")
+
+
+def test_a_hang_is_ended(model, child):
+    child("import time; time.sleep(60)")
+    begin = time.monotonic()
+    assert_refused(check.check_serving(model, ROWS, ["review"], timeout=1), "within 1 s")
+    assert time.monotonic() - begin < 20
+
+
+def test_the_process_is_clean(model, child, monkeypatch):
+    """Nothing of ours reaches the probe: no path, no switch of Keras, no GPU."""
+    monkeypatch.setenv("PYTHONPATH", "/nowhere/of/ours")
+    monkeypatch.setenv("TF_USE_LEGACY_KERAS", "1")
+    child(
+        "import json, os, sys\n"
+        "state = [sys.path, sorted(k for k in os.environ if k.startswith('TF_')),\n"
+        "         os.environ['CUDA_VISIBLE_DEVICES'], sys.flags.isolated]\n"
+        "json.dump({'failures': [json.dumps(state)]}, open(sys.argv[2], 'w'))\n"
+    )
+    (state,) = check.run_probe(model, ROWS, ["review"], 30)["failures"]
+    path, switches, gpus, isolated = json.loads(state)
+    assert "/nowhere/of/ours" not in path and os.getcwd() not in path
+    assert switches == ["TF_CPP_MIN_LOG_LEVEL"] and gpus == "" and isolated == 1
+
+
+def test_the_probe_imports_only_tensorflow_and_its_text():
+    source = Path(check.__file__).with_name("probe.py").read_text()
+    imported = {
+        line.split()[1].partition(".")[0]
+        for line in source.splitlines()
+        if line.startswith(("import ", "from "))
+    }
+    assert imported - set(sys.stdlib_module_names) == {"numpy", "tensorflow", "tensorflow_text"}
+
+
+# --- executor and component -----------------------------------------------------------------
+
+
+class Checking:
+    """The executor's artifacts, made once and by hand."""
+
+    def __init__(self, model: str, folder: Path) -> None:
+        self.model = standard_artifacts.Model()
+        self.model.uri = str(Path(model).parent)
+        self.examples = standard_artifacts.Examples()
+        self.examples.uri = str(folder / "examples")
+        self.examples.split_names = artifact_utils.encode_split_names(["train", "eval"])
+        self.write("train", [row("a train row")])
+        self.write("eval", [row(None), *ROWS])
+        self.blessing = standard_artifacts.InfraBlessing()
+        self.blessing.uri = str(folder / "blessing")
+
+    def write(self, split: str, rows: list[bytes]) -> None:
+        folder = Path(self.examples.uri, f"Split-{split}")
+        folder.mkdir(parents=True)
+        path = str(folder / "data_tfrecord-00000-of-00001.gz")
+        with tf.io.TFRecordWriter(path, "GZIP") as writer:
+            for record in rows:
+                writer.write(record)
+
+    def run(self, rows: int = 2) -> dict:
+        Executor().Do(
+            {"model": [self.model], "examples": [self.examples]},
+            {"blessing": [self.blessing]},
+            {"text_keys": '["review"]', "rows": rows},
+        )
+        return json.loads(Path(self.blessing.uri, "serving_check.json").read_text())
+
+    def assert_marked(self, blessed: bool) -> None:
+        marker = "INFRA_BLESSED" if blessed else "INFRA_NOT_BLESSED"
+        assert set(os.listdir(self.blessing.uri)) == {marker, "serving_check.json"}
+        assert self.blessing.get_int_custom_property("blessed") == int(blessed)
+
+
+def test_executor_blesses_with_rows_of_the_eval_split(model, tmp_path):
+    checking = Checking(model, tmp_path)
+    result = checking.run(rows=2)
+    checking.assert_marked(blessed=True)
+    # The row without text is passed over.
+    assert [p["text"] for p in result["predictions"]] == TEXTS[:2] and result["rows"] == 2
+    assert checking.blessing.get_string_custom_property("verdict") == result["verdict"]
+
+
+def test_executor_marks_a_refusal(model, tmp_path, child):
+    child("import os; os.abort()")
+    checking = Checking(model, tmp_path)
+    result = checking.run()
+    checking.assert_marked(blessed=False)
+    assert not result["blessed"] and "SIGABRT" in result["verdict"]
+
+
+def test_rows_of_a_column_that_is_no_text(tmp_path):
+    path = str(tmp_path / "plain")
+    with tf.io.TFRecordWriter(path) as writer:
+        writer.write(row("text"))
+    assert len(read_rows([path], ["review"], 3)) == 1
+    assert read_rows([path], ["stars"], 3) == []
+
+
+def make(**arguments) -> ServingCheck:
+    channels = {
+        "model": channel_utils.as_channel([standard_artifacts.Model()]),
+        "examples": channel_utils.as_channel([standard_artifacts.Examples()]),
+    }
+    return ServingCheck(**(channels | {"text_keys": ["review"]} | arguments))
+
+
+def test_component_is_a_drop_in_for_infra_validator():
+    component = make()
+    assert component.outputs["blessing"].type is standard_artifacts.InfraBlessing
+    assert component.exec_properties == {"text_keys": '["review"]', "rows": 8}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"text_keys": []}, r"Received: \[\]"),
+        ({"text_keys": "review"}, "Received: 'review'"),
+        ({"text_keys": ["a", "b", "c"]}, "one or two"),
+        ({"rows": 0}, "Received: 0"),
+    ],
+)
+def test_component_refuses_bad_arguments_at_construction(arguments, words):
+    with pytest.raises(ConfigError, match=words):
+        make(**arguments)
