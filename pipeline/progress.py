@@ -36,18 +36,19 @@ def quiet(log: Path) -> Iterator[IO[str]]:
     with contextlib.suppress(OSError, ValueError, AttributeError):
         if sys.stdout.fileno() == 1:
             screen = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
-    with log.open("a", encoding="utf-8", buffering=1) as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-        try:
-            with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
-                yield screen
-        finally:
-            for number, copy in enumerate(saved, start=1):
-                os.dup2(copy, number)
-                os.close(copy)
-            if screen is not sys.stdout:
-                screen.close()
+    # Never closed: log handlers that libraries make meanwhile go on writing to it.
+    file = log.open("a", encoding="utf-8", buffering=1)
+    os.dup2(file.fileno(), 1)
+    os.dup2(file.fileno(), 2)
+    try:
+        with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+            yield screen
+    finally:
+        for number, copy in enumerate(saved, start=1):
+            os.dup2(copy, number)
+            os.close(copy)
+        if screen is not sys.stdout:
+            screen.close()
 
 
 class Reporter(logging.Handler):

@@ -1,0 +1,118 @@
+"""The training loop: it learns, keeps the best epoch, stops, resumes, and refuses NaN."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras as keras
+
+from espalier import ConfigError
+from espalier.trainer.fit import State, compile_model, fit
+from espalier.trainer.settings import Train
+
+STEPS = 8
+
+
+def data(seed: int = 0, noise: bool = False) -> "tf.data.Dataset":
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(STEPS * 16, 4)).astype("float32")
+    y = (x[:, 0] > 0).astype("int64")
+    if noise:
+        y = rng.integers(0, 2, size=y.shape)
+    return tf.data.Dataset.from_tensor_slices(({"x": x}, y)).batch(16)
+
+
+def model() -> Any:
+    keras.utils.set_random_seed(1)
+    x = keras.Input((4,), name="x")
+    return keras.Model({"x": x}, keras.layers.Dense(2)(keras.layers.Dense(8, "relu")(x)))
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> Callable[..., tuple[Any, State]]:
+    def call(settings: Train, built: Any = None, evaluation: Any = None) -> tuple[Any, State]:
+        built = built or model()
+        state = fit(
+            built, lambda epoch: data(epoch), evaluation or data(99), settings,
+            steps_per_epoch=STEPS, state_dir=tmp_path / "state", log_dir=str(tmp_path / "logs"),
+        )  # fmt: skip
+        return built, state
+
+    return call
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
+def test_the_loss_falls(train: Callable[..., Any], optimizer: Any, tmp_path: Path) -> None:
+    _, state = train(Train(epochs=4, learning_rate=0.05, optimizer=optimizer))
+    losses = [epoch["loss"] for epoch in state.history]
+    assert len(losses) == 4
+    assert losses[-1] < 0.7 * losses[0]
+    assert list(tmp_path.glob("logs/**/*tfevents*"))
+
+
+def test_the_best_epochs_weights_are_kept(train: Callable[..., Any]) -> None:
+    noise = data(3, noise=True)
+    built, state = train(Train(epochs=5, learning_rate=0.5, decay="none"), evaluation=noise)
+    best = min(epoch["val_loss"] for epoch in state.history)
+    assert state.history[state.best_epoch - 1]["val_loss"] == best
+    assert built.evaluate(noise, verbose=0)[0] == pytest.approx(best, rel=1e-4)
+
+
+def test_patience_stops(train: Callable[..., Any]) -> None:
+    _, state = train(
+        Train(epochs=30, learning_rate=0.5, decay="none", patience=2),
+        evaluation=data(3, noise=True),
+    )
+    assert len(state.history) == state.best_epoch + 2 < 30
+
+
+def test_a_killed_training_resumes_to_the_same_weights(
+    train: Callable[..., Any], tmp_path: Path
+) -> None:
+    settings = Train(epochs=4, learning_rate=0.05)
+    whole = fit(
+        (undisturbed := model()), data, data(99), settings,
+        steps_per_epoch=STEPS, state_dir=tmp_path / "other", log_dir=str(tmp_path / "other-logs"),
+    )  # fmt: skip
+
+    class Killed(Exception):
+        pass
+
+    def until_third(epoch: int) -> Any:
+        if epoch == 2:
+            raise Killed
+        return data(epoch)
+
+    with pytest.raises(Killed):
+        fit(
+            model(), until_third, data(99), settings,
+            steps_per_epoch=STEPS, state_dir=tmp_path / "state", log_dir=str(tmp_path / "logs"),
+        )  # fmt: skip
+    assert State.load(tmp_path / "state").epoch == 2
+    resumed, state = train(settings)
+    assert len(state.history) == len(whole.history) == 4
+    for one, other in zip(resumed.get_weights(), undisturbed.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_divergence_is_a_sentence(train: Callable[..., Any]) -> None:
+    built = model()
+    built.set_weights([np.full_like(w, np.nan) for w in built.get_weights()])
+    with pytest.raises(ConfigError, match="learning_rate: training diverged in epoch 1"):
+        train(Train(epochs=2), built=built)
+
+
+@pytest.mark.parametrize(
+    ("decay", "last"), [("linear", 0.0), ("cosine", 0.0), ("none", 0.1)]
+)
+def test_the_rate_warms_up_and_decays(decay: Any, last: float) -> None:
+    built = model()
+    compile_model(built, Train(epochs=10, learning_rate=0.1, warmup=0.5, decay=decay), 10)
+    rate = built.optimizer._learning_rate  # noqa: SLF001 - the schedule itself
+    schedule = rate if callable(rate) else built.optimizer.learning_rate
+    assert float(schedule(0)) == pytest.approx(0.1 / 50)
+    assert float(schedule(49)) == pytest.approx(0.1)
+    assert float(schedule(100)) == pytest.approx(last, abs=1e-6)
