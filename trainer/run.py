@@ -60,6 +60,7 @@ def run_fn(fn_args: Any) -> None:
             class_weight=weights if settings.class_weight == "balanced" else None,
         )
     served = job.build()  # float32, whatever it was trained in
+    job.family.freeze(served, settings.freeze)  # Keras orders weights by what is trainable
     served.set_weights(model.get_weights())
     export(
         served, output, job.labels, Columns(config["texts"], config["label"]),

@@ -73,7 +73,9 @@ def _metric(name: str, settings: dict[str, Any]) -> tfma.MetricConfig:
     if worse is not None:
         threshold.change_threshold.absolute.value = worse if smaller else -worse
         threshold.change_threshold.direction = (
-            tfma.MetricDirection.LOWER_IS_BETTER if smaller else tfma.MetricDirection.HIGHER_IS_BETTER
+            tfma.MetricDirection.LOWER_IS_BETTER
+            if smaller
+            else tfma.MetricDirection.HIGHER_IS_BETTER
         )
     config = tfma.MetricConfig(class_name=_CLASSES[name][0], config=f'"name": "{name}"')
     if threshold.ListFields():

@@ -215,16 +215,20 @@ def _preset_paths(plan: Plan) -> Iterator[tuple[str, str, tuple[int, ...]]]:
     yield "segment_embedding", "embedding/vars/0", (plan.segments, wide)
     for number in (0, 1):
         yield "embeddings_layer_norm", f"layer_normalization/vars/{number}", (wide,)
-    dense = (("_feedforward_intermediate_dense", (wide, inner), (inner,)),
-             ("_feedforward_output_dense", (inner, wide), (wide,)))  # fmt: skip
-    norms = ("_self_attention_layer_norm", "_feedforward_layer_norm")
-    parts = [(f"_self_attention_layer/_{name}_dense", (wide, *heads), heads)
-             for name in ("query", "key", "value")]  # fmt: skip
-    parts += [("_self_attention_layer/_output_dense", (*heads, wide), (wide,))]
-    parts += [*((name, (wide,), (wide,)) for name in norms), *dense]
+    attention, vector = "_self_attention_layer/_", (wide,)
+    parts: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+        attention + "query_dense": ((wide, *heads), heads),
+        attention + "key_dense": ((wide, *heads), heads),
+        attention + "value_dense": ((wide, *heads), heads),
+        attention + "output_dense": ((*heads, wide), vector),
+        "_self_attention_layer_norm": (vector, vector),
+        "_feedforward_layer_norm": (vector, vector),
+        "_feedforward_intermediate_dense": ((wide, inner), (inner,)),
+        "_feedforward_output_dense": ((inner, wide), vector),
+    }
     for index in range(plan.layers):
         place = "transformer_encoder" + (f"_{index}" if index else "")
-        for part, *shapes in parts:
+        for part, shapes in parts.items():
             for number, shape in enumerate(shapes):
                 yield f"transformer_layer_{index}", f"{place}/{part}/vars/{number}", shape
 
