@@ -1,0 +1,31 @@
+# Every target sets up what it needs; a set-up that is done costs no time.
+.PHONY: run test lint format lock setup clean
+
+run: setup  ## customise the open model minilm on the sample reviews
+	.venv/bin/espalier run examples/reviews.yaml
+
+test: setup
+	.venv/bin/python -m pytest -q
+
+lint: setup
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	MYPYPATH=.venv/link .venv/bin/mypy -p espalier
+
+format: setup
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+setup:
+	@./setup.sh
+
+COMPILE = .uv/bin/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header \
+	--python-version 3.10
+lock:  ## after a change of pyproject.toml; versions that still fit stay
+	test -x .uv/bin/uv || ./setup.sh
+	$(COMPILE) pyproject.toml -o requirements.lock
+	$(COMPILE) --group dev -c requirements.lock -o requirements-dev.lock
+
+clean:  ## what can be made again; runs/ and models/ stay
+	rm -rf .uv .venv .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
