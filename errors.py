@@ -1,4 +1,4 @@
-"""What can go wrong, as one small tree. The command line prints the message and exits with the code.
+"""What can go wrong, as one small tree. The command line prints the message and exits by the code.
 
 EspalierError (1)
 ├── ConfigError (2)         the YAML, an option, or a place that cannot be written

@@ -64,7 +64,11 @@ def _table(model: type[BaseModel], skip_sections: bool = False) -> list[str]:
     for name, field in model.model_fields.items():
         if skip_sections and _models(field.annotation):
             continue
-        default = "required" if field.is_required() else f"`{_plain(field.get_default(call_default_factory=True))}`"
+        default = (
+            "required"
+            if field.is_required()
+            else f"`{_plain(field.get_default(call_default_factory=True))}`"
+        )
         lines.append(f"| `{field.alias or name}` | {default} | {_cell(field.description or '')} |")
     return lines
 

@@ -332,6 +332,11 @@ def _model_of(annotation: Any, loc: Sequence[Any]) -> Any:
         for one in (annotation, *get_args(annotation))
         if isinstance(one, type) and issubclass(one, BaseModel)
     ]
-    chosen = [m for m in models if "family" in m.model_fields and len(loc) > 1
-              and m.model_fields["family"].default == loc[1]]
-    return (chosen or models or [None])[0]
+    chosen = [
+        m
+        for m in models
+        if "family" in m.model_fields
+        and len(loc) > 1
+        and m.model_fields["family"].default == loc[1]
+    ]
+    return next(iter(chosen or models), None)

@@ -121,7 +121,9 @@ class Reporter(logging.Handler):
         state = state or (node.state if node else "done")
         words = produced(node) if node and state != "failed" else ""
         self._bar.update(self._task, visible=False)
-        place = f"{self._nodes.index(name) + 1:>2}/{len(self._nodes)}" if name in self._nodes else ""
+        place = (
+            f"{self._nodes.index(name) + 1:>2}/{len(self._nodes)}" if name in self._nodes else ""
+        )
         padding = " " * (6 - len(state))
         self._console.print(
             f"{place} {name:<{self._width}}  {_STYLES.get(state, state)}{padding} "
@@ -133,7 +135,9 @@ class Reporter(logging.Handler):
     def _step(self, record: logging.LogRecord) -> None:
         message = record.getMessage()
         if record.levelno > logging.DEBUG:
-            self._console.print(f"      {escape(message)}", style="dim", highlight=False, soft_wrap=True)
+            self._console.print(
+                f"      {escape(message)}", style="dim", highlight=False, soft_wrap=True
+            )
             return
         done, total = getattr(record, "done", None), getattr(record, "total", None)
         self._bar.update(self._task, description=message, completed=done, total=total)

@@ -171,7 +171,7 @@ def _latest_node(home: Path, name: str) -> Node | None:
 _SYSTEM_ERRORS = {
     "No space left on device": "The disk is full. Make room",
     "Disk quota exceeded": "The disk quota is used up. Make room",
-    "Read-only file system": "The file system is read-only. Choose another place (`runs:`, `push:`)",
+    "Read-only file system": "The file system is read-only. Choose another place (runs:, push:)",
     "Permission denied": "A file or folder may not be written. Change its permissions",
 }
 

@@ -38,9 +38,7 @@ class Predictor:
             raise ConfigError(f"{self.path}: cannot be loaded as a model: {error}") from None
         self._inputs = sorted(self._serve.structured_input_signature[1])
 
-    def predict(
-        self, texts: Sequence[str], pairs: Sequence[str] | None = None
-    ) -> list[Prediction]:
+    def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Prediction]:
         """Predict each text.
 
         Args:
@@ -69,7 +67,7 @@ class Predictor:
 
 
 def newest_version(path: Path) -> Path:
-    """The folder with the highest number that holds a SavedModel, as TensorFlow Serving picks it."""
+    """The folder of the highest number with a SavedModel, as TensorFlow Serving picks it."""
     if (path / "saved_model.pb").exists():
         return path
     versions = [p for p in path.glob("[0-9]*") if p.name.isdecimal()]

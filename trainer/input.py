@@ -75,9 +75,11 @@ def batches(
     if shuffle_seed is not None:
         rows = rows.shuffle(SHUFFLE_ROWS, seed=shuffle_seed)
     windows = rows.batch(WINDOW * batch_size).map(
-        lambda serialized: _sort_by_length(tf.io.parse_example(serialized, source.spec), source)
-        if group and source.sequence
-        else tf.io.parse_example(serialized, source.spec),
+        lambda serialized: (
+            _sort_by_length(tf.io.parse_example(serialized, source.spec), source)
+            if group and source.sequence
+            else tf.io.parse_example(serialized, source.spec)
+        ),
         num_parallel_calls=2,
     )
 
@@ -86,9 +88,11 @@ def batches(
         # Without it every window would go from short to long.
         return parts if shuffle_seed is None else parts.shuffle(WINDOW, seed=shuffle_seed)
 
-    return windows.flat_map(split).map(
-        lambda features: _finish(features, source.sequence if group else ())
-    ).prefetch(4)
+    return (
+        windows.flat_map(split)
+        .map(lambda features: _finish(features, source.sequence if group else ()))
+        .prefetch(4)
+    )
 
 
 def _sort_by_length(window: dict[str, "tf.Tensor"], source: Source) -> dict[str, "tf.Tensor"]:

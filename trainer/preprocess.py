@@ -1,4 +1,4 @@
-"""All of preprocessing, as one TensorFlow Transform graph: what training sees is what serving sees."""
+"""All of preprocessing, as one TensorFlow Transform graph: training and serving see the same."""
 
 import os
 from collections.abc import Iterable

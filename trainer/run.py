@@ -116,5 +116,3 @@ def _state_dir(config: dict[str, Any], fn_args: Any) -> Path:
 def _keep_history(state: State, folder: str) -> None:
     with open(os.path.join(folder, "history.json"), "w", encoding="utf-8") as file:
         json.dump({"best_epoch": state.best_epoch, "epochs": state.history}, file)
-
-

@@ -24,7 +24,7 @@ _BASELINE = standard_component_specs.BASELINE_MODEL_KEY
 class Executor(stock.Executor):
     """TFX's Evaluator executor with the class count filled in and the verdict spelled out."""
 
-    def Do(  # noqa: N802 - TFX's name
+    def Do(
         self,
         input_dict: dict[str, list[Any]],
         output_dict: dict[str, list[Any]],

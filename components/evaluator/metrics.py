@@ -1,4 +1,4 @@
-"""From the YAML's `evaluate:` section to TFMA's configuration, and from its results to a verdict."""
+"""From the YAML's `evaluate:` section to TFMA's configuration, and from results to a verdict."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -108,7 +108,8 @@ def verdict(
     settings: dict[str, Any], candidate: Measured, baseline: Measured | None
 ) -> tuple[bool, str]:
     """(blessed, the sentence that says why), from the same limits that TFMA was given."""
-    passed, failed = [], []
+    passed: list[str] = []
+    failed: list[str] = []
     for name, limit in settings["at_least"].items():
         value, smaller = candidate.overall[name], name in _SMALLER_IS_BETTER
         good = value <= limit if smaller else value >= limit

@@ -8,11 +8,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import tensorflow_data_validation as tfdv
+from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
+from tfx.types import artifact_utils, channel_utils, standard_artifacts
+
 from espalier.components.data_gate import DataGate, gate
 from espalier.components.data_gate.executor import Executor
 from espalier.errors import ConfigError, DataError
-from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
-from tfx.types import artifact_utils, channel_utils, standard_artifacts
 
 TRAIN = pd.DataFrame(
     {
@@ -52,7 +53,16 @@ def table(message: str) -> dict[str, tuple[str, str, str]]:
     (ruler,) = [i for i, line in enumerate(lines) if line.startswith("---")]
     assert max(map(len, lines[ruler:])) <= 120
     spans = [match.span() for match in re.finditer("-+", lines[ruler])]
-    assert lines[ruler - 1].split() == "feature split what was found what to do".split()
+    assert lines[ruler - 1].split() == [
+        "feature",
+        "split",
+        "what",
+        "was",
+        "found",
+        "what",
+        "to",
+        "do",
+    ]
     rows: list[list[str]] = []
     for line in lines[ruler + 1 :]:
         cells = [line[begin:end].strip() for begin, end in spans]
@@ -226,7 +236,7 @@ def test_executor_reports(schema, tmp_path):
 
 def test_executor_refuses_and_still_reports(schema, tmp_path):
     gating = Gate(tmp_path, *gathered(schema, train=TRAIN, eval=TRAIN.drop(columns="text")))
-    with pytest.raises(DataError, match="text .* eval .* missing"):
+    with pytest.raises(DataError, match=r"text .* eval .* missing"):
         gating.run()
     assert [a["feature"] for a in gating.reported()["anomalies"]] == ["text"]
     assert os.path.exists(gating.report.uri)

@@ -7,11 +7,12 @@ import threading
 from pathlib import Path
 
 import pytest
+from tfx.proto import pusher_pb2
+from tfx.types import channel_utils, standard_artifacts
+
 from espalier.components.pusher import Pusher, publish
 from espalier.components.pusher.executor import Executor
 from espalier.errors import ComponentError, ConfigError
-from tfx.proto import pusher_pb2
-from tfx.types import channel_utils, standard_artifacts
 
 NOW = 1_700_000_000
 FILES = {

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 import tensorflow as tf
+from tfx.types import artifact_utils, channel_utils, standard_artifacts
+
 from espalier.components.serving_check import ServingCheck, check, probe
 from espalier.components.serving_check.executor import Executor, read_rows
 from espalier.errors import ConfigError
 from espalier.trainer import serving_ops
-from tfx.types import artifact_utils, channel_utils, standard_artifacts
 
 LABELS = ["bad", "good"]
 TEXTS = ["good and cheap", "bad", "a good, good bag", "broken after a day"]

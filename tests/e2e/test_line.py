@@ -63,7 +63,9 @@ def test_the_version_carries_its_resolved_configuration(job: Any, first_run: Run
 def test_the_trainer_left_tensorboard_logs_and_no_checkpoints(
     job: Any, first_run: RunResult
 ) -> None:
-    assert list(job.folder.glob("runs/small/artifacts/Trainer/model_run/*/tensorboard/**/*tfevents*"))
+    assert list(
+        job.folder.glob("runs/small/artifacts/Trainer/model_run/*/tensorboard/**/*tfevents*")
+    )
     assert not (job.folder / "runs/small/training").exists() or not list(
         (job.folder / "runs/small/training").iterdir()
     )
@@ -95,9 +97,7 @@ def test_predict_prints_a_table(job: Any, first_run: RunResult) -> None:
     assert "positive" in done.stdout
 
 
-def test_a_worse_model_is_refused_and_the_blessed_one_stays(
-    job: Any, first_run: RunResult
-) -> None:
+def test_a_worse_model_is_refused_and_the_blessed_one_stays(job: Any, first_run: RunResult) -> None:
     before = job.versions()
     worse = ("--set", "train.epochs=1", "--set", "train.learning_rate=1e-7")
     done = job.cli("run", str(job.yaml), *worse)

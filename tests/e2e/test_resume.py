@@ -24,7 +24,9 @@ def test_a_killed_trainer_resumes(
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
-    done = subprocess.run([*command, "--to", "Trainer"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [*command, "--to", "Trainer"], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     resumed = int(done.stdout.split("resumed after epoch ")[1].split()[0])
     assert resumed >= epoch
