@@ -133,9 +133,12 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def read_config(folder: Path, model_type: str = "bert") -> dict[str, Any]:
-    """Return config.json of a Hugging Face folder, once it is known to be of `model_type`."""
+    """Return config.json of a Hugging Face folder, once it is known to be of `model_type`.
+
+    The oldest checkpoints do not name a type: theirs is told by their tensors.
+    """
     config = read_json(folder / "config.json")
-    found = config.get("model_type")
+    found = config.get("model_type", model_type)
     if found != model_type:
         raise CheckpointError(
             f"{folder / 'config.json'}: model_type is {found!r}; this family reads {model_type!r} "

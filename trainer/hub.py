@@ -4,6 +4,7 @@ Whatever is fetched lands in the user's cache whole or not at all: it is written
 beside its place and renamed. A machine without a network is told so within seconds.
 """
 
+import functools
 import importlib.util
 import logging
 import shutil
@@ -60,13 +61,13 @@ def fetch_named(name: str, progress: Progress | None = None) -> Path:
     from filelock import FileLock
 
     folder = cache_folder() / "checkpoints" / name
-    if folder.is_dir():
-        return folder
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
-            if not folder.is_dir():
-                _fetch_into(folder, name, progress)
+        if not folder.is_dir():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{folder}.lock"):
+                if not folder.is_dir():
+                    _fetch_into(folder, name, progress)
+        _check_cached(folder, name)
     except OSError as error:
         raise CheckpointError(
             f"The checkpoint {name} cannot be written to {folder}: {error}. Set ESPALIER_CACHE to "
@@ -187,6 +188,14 @@ def _check_hashes(named: Named, folder: Path) -> None:
         found = sha256(file) if file.is_file() else "no file"
         if found != expected:
             raise CheckpointError(f"{name} has the SHA-256 {found}, expected {expected}")
+
+
+@functools.cache
+def _check_cached(folder: Path, name: str) -> None:
+    try:
+        _check_hashes(NAMED[name], folder)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder}: {error}. Delete that folder and run again.") from None
 
 
 def fetch_handle(handle: str, progress: Progress | None = None) -> Path:

@@ -164,7 +164,7 @@ def tokenize_and_pack(
     length: int,
     strip_accents: bool | None = None,
 ) -> "dict[str, tf.Tensor]":
-    """Turn texts into rows of token ids, inside TF Transform's preprocessing function.
+    """Turn texts into rows of token ids, in TF Transform's preprocessing function or eagerly.
 
     text, text_pair: string [B]. vocabulary: as `learn` returns it, or a file's name. Returns
     token_ids int64 [B, length]: `[CLS] text [SEP]`, or `[CLS] text [SEP] text_pair [SEP]`, then
@@ -182,7 +182,12 @@ def tokenize_and_pack(
         return _pieces(parts, table), table.size()
 
     texts = text if text_pair is None else tf.concat([text, text_pair], 0)
-    ids = tft.apply_vocabulary(words(texts, lower, strip_accents), vocabulary, lookup_fn=lookup)
+    parts = words(texts, lower, strip_accents)
+    if tf.executing_eagerly():
+        # Outside TF Transform, whose call would leave a trace that breaks its next graph.
+        ids, _ = lookup(parts, vocabulary)
+    else:
+        ids = tft.apply_vocabulary(parts, vocabulary, lookup_fn=lookup)
     start, end = tf.unstack(special[0])
     if text_pair is None:
         return {"token_ids": pack(ids, start, end, length)}

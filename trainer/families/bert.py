@@ -64,7 +64,7 @@ class Settings(BaseModel):
     vocabulary_size: int | None = Field(
         None,
         ge=100,
-        description="About how many tokens to learn from the training texts; 8000 when left out. "
+        description="Tokens to learn from the training texts, at most; 8000 when left out. "
         "For a new model only: a checkpoint brings its vocabulary.",
     )
     lower_case: bool | None = Field(
