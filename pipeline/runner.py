@@ -21,6 +21,20 @@ from .results import RunResult
 from .store import Node, Store
 
 Runner = Literal["local", "beam"]
+# The components in the order in which they run; `dag.create_pipeline` makes them.
+NODES = (
+    "ExampleGen",
+    "LatestBlessed",
+    "StatisticsGen",
+    "SchemaGen",
+    "ExampleValidator",
+    "DataGate",
+    "Transform",
+    "Trainer",
+    "Evaluator",
+    "ServingCheck",
+    "Pusher",
+)
 
 
 def run(
@@ -49,6 +63,7 @@ def run(
         ComponentError: a component failed; the message names it and the log file.
     """
     started = time.monotonic()
+    _check_part(from_node, to_node)
     report = preflight.check(config)
     for warning in report.warnings:
         (console or Console()).print(f"[yellow]warning:[/] {warning}", highlight=False)
@@ -122,11 +137,10 @@ def _run_pipeline(
 
             pipeline = create_pipeline(config, **options)
         names = [component.id for component in pipeline.components]
-        run_options = _run_options(names, part)
         reporter = Reporter(console, names, lambda name: _latest_node(config.home, name))
         try:
             with reporter.listening():
-                _dag_runner(runner).run(pipeline, run_options)
+                _dag_runner(runner).run(pipeline, _run_options(part))
         except BaseException as error:
             if reporter.current:
                 reporter.finish(reporter.current, "failed")
@@ -147,16 +161,19 @@ def _dag_runner(name: Runner) -> Any:
     return LocalDagRunner()
 
 
-def _run_options(names: list[str], part: tuple[str | None, str | None]) -> Any:
-    from tfx.orchestration.pipeline import RunOptions
-
-    for option, node in zip(("--from", "--to"), part, strict=True):
-        if node is not None and node not in names:
-            near = difflib.get_close_matches(node, names, 1, 0.4)
+def _check_part(from_node: str | None, to_node: str | None) -> None:
+    for option, node in (("--from", from_node), ("--to", to_node)):
+        if node is not None and node not in NODES:
+            near = difflib.get_close_matches(node, NODES, 1, 0.4)
             hint = f"Did you mean {near[0]}? " if near else ""
             raise ConfigError(
-                f"{option} {node}: no such component. {hint}They are: {', '.join(names)}."
+                f"{option} {node}: no such component. {hint}They are: {', '.join(NODES)}."
             )
+
+
+def _run_options(part: tuple[str | None, str | None]) -> Any:
+    from tfx.orchestration.pipeline import RunOptions
+
     if part == (None, None):
         return None
     return RunOptions(*([node] if node else None for node in part))

@@ -105,9 +105,7 @@ def test_divergence_is_a_sentence(train: Callable[..., Any]) -> None:
         train(Train(epochs=2), built=built)
 
 
-@pytest.mark.parametrize(
-    ("decay", "last"), [("linear", 0.0), ("cosine", 0.0), ("none", 0.1)]
-)
+@pytest.mark.parametrize(("decay", "last"), [("linear", 0.0), ("cosine", 0.0), ("none", 0.1)])
 def test_the_rate_warms_up_and_decays(decay: Any, last: float) -> None:
     built = model()
     compile_model(built, Train(epochs=10, learning_rate=0.1, warmup=0.5, decay=decay), 10)
