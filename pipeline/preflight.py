@@ -1,20 +1,26 @@
-"""Looks at everything a run needs before anything runs, in seconds and without TensorFlow.
+"""Look at everything before anything runs: the data, the model's start, the places to write to.
 
-Stock components pass over much of this in silence, or stop a minute later with a KeyError.
+Finds in seconds what stock components pass over in silence, or fail on minutes later without a
+line number. Imports neither TensorFlow nor TFX; holds a row at a time, and counts, not texts.
 """
 
+import hashlib
+import json
 import shutil
 import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..errors import CheckpointError, ConfigError
-from ..trainer import checkpoints, families
-from .config import Config
-from .csv_check import check_csv
-from .parquet_check import check_parquet
-from .sources import find_sources, input_patterns
-from .tally import DataReport, Progress
-from .tfrecord_check import check_tfrecord
+from ..errors import ConfigError
+from .csv_rows import STRING, CsvFile
+from .faults import Faults
+from .sources import find_files, find_sources, input_patterns, sha256
+from .tally import FEWEST_ROWS, Columns, Tally, canonical, judge, listed, percentiles, same_columns
+
+if TYPE_CHECKING:
+    from .config import Config
 
 __all__ = [
     "DataReport",
@@ -23,100 +29,224 @@ __all__ = [
     "check_parquet",
     "check_tfrecord",
     "check_writable",
+    "find_files",
     "find_sources",
     "input_patterns",
 ]
 
-_CHECKS = {"csv": check_csv, "parquet": check_parquet, "tfrecord": check_tfrecord}
-_MB = 1_000_000
+Splits = Mapping[str, Sequence[Path]]
+Reader = Callable[[Path, Tally, Columns, list[str]], str]
+
+TOKENS_PER_WORD = 1.35  # WordPiece on English
+_RECORD_LINES = 20  # a row that spans more lines than this looks like a forgotten quote
 
 
-def check(config: Config, progress: Progress | None = None) -> DataReport:
-    """Check the data, the checkpoint, the schema and the places that will be written.
+@dataclass
+class DataReport:
+    """What the rows are, as counted in one pass.
 
-    Args:
-        config: the job.
-        progress: called with a line of text when something takes time (a download).
+    Attributes:
+        rows: count per split; `all` when the split is still to be made. None for TFRecord.
+        labels: count per label per split, the most frequent first.
+        columns: as the first file names them.
+        words: percentile (50, 90, 95, 99, 100) of the words per row, both texts of a pair.
+        fingerprint: SHA-256 (hex) over the files' splits, names and contents.
+        bytes: the files' sizes together.
+        warnings: sentences for the user; nothing that stops a run.
+    """
+
+    rows: dict[str, int] = field(default_factory=dict)
+    labels: dict[str, dict[str, int]] = field(default_factory=dict)
+    columns: list[str] = field(default_factory=list)
+    words: dict[int, int] = field(default_factory=dict)
+    fingerprint: str = ""
+    bytes: int = 0
+    warnings: list[str] = field(default_factory=list)
+
+
+def check(config: "Config") -> DataReport:
+    """Look at all that a run needs, in seconds (a named checkpoint is fetched the first time).
 
     Raises:
-        ConfigError, CheckpointError, DataError: the first thing that would stop the run.
+        ConfigError, CheckpointError, DataError: one message that says every fault found.
     """
+    from ..trainer import families
+
     data = config.data
-    files = find_sources(data.sources, data.format)
-    input_patterns(files)
-    if data.schema_file:
-        _check_schema(Path(data.schema_file))
-    families.load(config.model.family).check(config.model, progress)
-    _check_places(config, sum(f.stat().st_size for paths in files.values() for f in paths))
-    report = _CHECKS[data.format](files, data.texts, data.label, config.evaluate.slices)
-    report.warnings += _cut_texts(config, report)
+    if data.schema_file and not Path(data.schema_file).is_file():
+        raise ConfigError(f"data.schema: {data.schema_file}: no such file.")
+    splits = find_sources(data.sources, data.format)
+    input_patterns(splits)
+    if data.format == "tfrecord":
+        report = check_tfrecord(splits)
+    else:
+        look = check_csv if data.format == "csv" else check_parquet
+        report = look(splits, data.texts, data.label, config.evaluate.slices)
+    needed = 200_000_000 + 4 * report.bytes  # a small model, and the rows in four forms
+    check_writable(config.home, needed)
+    check_writable(Path(config.push.to), needed)
+    families.load(config.model.family).check(config.model)
+    length = getattr(config.model, "sequence_length", None)
+    if length and report.words and report.words[95] * TOKENS_PER_WORD > length:
+        report.warnings.append(
+            f"model.sequence_length is {length} tokens, and 5 % of the rows have "
+            f"{report.words[95]} words or more (about {TOKENS_PER_WORD} tokens each): they will "
+            f"be cut."
+        )
     return report
 
 
-def _check_schema(file: Path) -> None:
-    try:
-        text = file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"data.schema: no file {file} in {Path.cwd()}.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"data.schema: {file} cannot be read as text: {error}.") from None
-    if "feature {" not in text.replace("feature{", "feature {"):
-        raise ConfigError(
-            f"data.schema: {file} has no `feature {{`; expected a TFDV schema as text "
-            "(schema.pbtxt, as a run's SchemaGen folder holds one)."
+def check_csv(
+    splits: Splits, text: Sequence[str], label: str, slices: Sequence[str] = ()
+) -> DataReport:
+    """Read every row as TFX would, and find what it would fail on or garble.
+
+    Args:
+        splits: files per split; `all` when one source is to be split later.
+        text: one column, or two that are read as a pair.
+        label: the label's column.
+        slices: further columns that must be there.
+
+    Raises:
+        DataError: every fault, with file, line, how many rows have it and what to do.
+    """
+    return _check(splits, (text, label, slices), Faults("line"), _read_csv)
+
+
+def check_parquet(
+    splits: Splits, text: Sequence[str], label: str, slices: Sequence[str] = ()
+) -> DataReport:
+    """The same for Parquet files; places are row numbers, counted from 1 in each file."""
+    from .parquet_rows import read_parquet
+
+    return _check(splits, (text, label, slices), Faults("row"), read_parquet)
+
+
+def check_tfrecord(splits: Splits) -> DataReport:
+    """That each file is there, not empty, and begins like a TFRecord: a length and its checksum.
+
+    What stands in the records is not looked at, which would need TensorFlow; the data gate does.
+    """
+    from .tfrecord import begins_as_tfrecord
+
+    report, faults, digests = DataReport(), Faults("row"), []
+    for split, files in splits.items():
+        for file in files:
+            with faults.of_reading(file):
+                if fault := begins_as_tfrecord(file):
+                    faults.add(file, None, fault, "Expected a TFRecord file of tf.train.Example.")
+                    continue
+                digests.append((split, file.name, sha256(file)))
+                report.bytes += file.stat().st_size
+    faults.raise_if_any()
+    report.fingerprint = hashlib.sha256(json.dumps(digests).encode()).hexdigest()
+    return report
+
+
+def _check(splits: Splits, columns: Columns, faults: Faults, read: Reader) -> DataReport:
+    report, digests = DataReport(), []
+    tallies = {split: Tally(split, faults, columns) for split in splits}
+    for split, files in splits.items():
+        for file in files:
+            with faults.of_reading(file):
+                digest = read(file, tallies[split], columns, report.warnings)
+                digests.append((split, file.name, digest))
+                report.bytes += file.stat().st_size
+        if not tallies[split].rows and not faults:
+            faults.add(files[0], None, "a header and no rows", "There is nothing to learn from.")
+    faults.raise_if_any()
+    judge(tallies, splits, columns, faults)
+    faults.raise_if_any()
+    _fill(report, tallies)
+    report.fingerprint = hashlib.sha256(json.dumps(digests).encode()).hexdigest()
+    return report
+
+
+def _read_csv(file: Path, tally: Tally, columns: Columns, warnings: list[str]) -> str:
+    """Count one file's rows; return its SHA-256."""
+    with CsvFile(file, tally.faults) as table:
+        same_columns(file, table.columns, tally, columns)
+        texts = [table.columns.index(name) for name in columns[0]]
+        label = table.columns.index(columns[1])
+        undecided = list(enumerate(table.columns))  # columns not known to be strings yet
+        for line, row in table.rows():
+            tally.add(file, line, [row[place] for place in texts], row[label])
+            if undecided:
+                tally.infer((name, row[place]) for place, name in undecided)
+                undecided = [one for one in undecided if tally.types[one[1]] < STRING]
+        lines, first = table.longest
+        if lines > _RECORD_LINES:
+            warnings.append(
+                f"{file}:{first}: this row spans {lines} lines, as its quotes stand. If it should "
+                f"not, a quote is missing."
+            )
+        return table.sha256
+
+
+def _fill(report: DataReport, tallies: Mapping[str, Tally]) -> None:
+    words: dict[int, int] = {}
+    for split, tally in tallies.items():
+        report.columns = report.columns or tally.columns
+        report.rows[split] = tally.rows
+        ordered = sorted(tally.labels.items(), key=lambda item: -item[1])
+        report.labels[split] = {canonical(label): count for label, count in ordered}
+        for count, rows in tally.words.items():
+            words[count] = words.get(count, 0) + rows
+    report.words = percentiles(words)
+    report.warnings += _doubts(next(iter(tallies)), report)
+
+
+def _doubts(trained: str, report: DataReport) -> list[str]:
+    """What looks odd in the labels and does not stop a run."""
+    labels, found = report.labels[trained], []
+    if single := [label for label, count in labels.items() if count == 1]:
+        lost = ", and it may fall to eval or test" if trained == "all" else ""
+        found.append(
+            f"{len(single)} of {len(labels)} labels have a single row ({listed(single[:5])}): too "
+            f"little to learn from{lost}."
         )
-
-
-def _check_places(config: Config, data_bytes: int) -> None:
-    """What a run leaves: the rows twice as Examples, the checkpoint as weights with optimizer
-    state (3x), twice as a SavedModel, and metadata; the push one more copy."""
-    model = _checkpoint_bytes(config)
-    check_writable(config.home, 4 * data_bytes + 6 * model + 100 * _MB)
-    if "://" not in config.push.to:
-        check_writable(Path(config.push.to), 2 * model + 20 * _MB)
-
-
-def _checkpoint_bytes(config: Config) -> int:
-    try:
-        folder = checkpoints.resolve(str(getattr(config.model, "start", "")))
-    except CheckpointError:  # a size, to be trained from scratch
-        return 0
-    return sum(f.stat().st_size for pattern in checkpoints.FILES for f in folder.glob(pattern))
+    folded: dict[str, str] = {}
+    for label in labels:
+        other = folded.setdefault(label.strip().casefold(), label)
+        if other != label:
+            found.append(f"the labels {other!r} and {label!r} are taken as two classes.")
+    for split, here in report.labels.items():
+        if split != trained and len(here) == 1:
+            found.append(f"every row of {split} has the label {next(iter(here))!r}.")
+    if trained == "all" and report.rows["all"] < 10 * FEWEST_ROWS:
+        found.append(
+            f"{report.rows['all']} rows are few: split 8:1:1, eval or test may be left with none."
+        )
+    return found
 
 
 def check_writable(path: Path, needed_bytes: int) -> None:
-    """Raise ConfigError unless files can be written in the folder and there is room for them.
+    """Really write to the folder, or the nearest one above it that exists, and look at its space.
 
-    The folder need not exist; then the nearest one above it is tried.
+    Raises:
+        ConfigError: not writable, or too little space; says which folder.
     """
-    place = path.absolute()
-    while not place.exists():
-        place = place.parent
-    if not place.is_dir():
-        raise ConfigError(f"{path} cannot be a folder: {place} is a file. Name another place.")
+    folder = path
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir():
+        raise ConfigError(f"{path}: {folder} is a file, and a folder is needed there.")
     try:
-        with tempfile.TemporaryFile(dir=place) as file:
-            file.write(b"\0" * 4096)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"\0")
+            probe.flush()
     except OSError as error:
         raise ConfigError(
-            f"{path}: nothing can be written in {place}: {error.strerror}. Change its permissions, "
-            "or name another place (`runs:`, `push.to:`)."
+            f"{path}: the folder {folder} cannot be written to: {error.strerror}. Change its "
+            f"permissions or name another place."
         ) from None
-    free = shutil.disk_usage(place).free
+    free = shutil.disk_usage(folder).free
     if free < needed_bytes:
         raise ConfigError(
-            f"{path}: about {needed_bytes / _MB:,.0f} MB are needed, and {place} has "
-            f"{free / _MB:,.0f} MB free. Make room, or name another place (`runs:`, `push.to:`)."
+            f"{path}: about {_size(needed_bytes)} are needed, and {_size(free)} are free in "
+            f"{folder}. Make room or name another place."
         )
 
 
-def _cut_texts(config: Config, report: DataReport) -> list[str]:
-    """A word is at least one token, so that more words than tokens are surely cut."""
-    length = getattr(config.model, "sequence_length", None)
-    longest = report.words.get(95, 0)
-    if length is None or longest <= length:
-        return []
-    return [
-        f"model.sequence_length is {length}, and 5 % of the texts have {longest} words or more; "
-        "what is longer is cut off."
-    ]
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

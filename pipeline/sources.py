@@ -1,144 +1,181 @@
-"""The user's files: found, and described to TFX's ExampleGens."""
+"""Which files the data's source names, and how ExampleGen is told to read exactly those.
+
+TFX globs twice: with TensorFlow (CSV, and every format's fingerprint) and with Beam (Parquet and
+TFRecord). Of the patterns that leave hidden files out, `[!.]*` means the same to both; `[^.]*` is
+"a caret or a dot" to Beam. Both read a plain `*.csv` as if hidden files were data
+(tensorflow/tfx#778).
+"""
 
 import difflib
 import fnmatch
 import glob
+import hashlib
 import os
-import re
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import ConfigError, DataError
 
-# What a folder of each format holds; other files in it are left alone.
-_ENDINGS = {
-    "csv": r"\.csv$",
-    "parquet": r"\.(parquet|pq)$",
-    "tfrecord": r"\.tfrecords?(\.gz)?$|\.gz$|-\d+-of-\d+$",
-}
-_EXPECTED = {
-    "csv": "files that end in .csv",
-    "parquet": "files that end in .parquet",
-    "tfrecord": "files that end in .tfrecord, .tfrecord.gz or -00000-of-00001",
-}
-# TFX takes these as wildcards or as a span's place, and knows no way to quote them.
-_SPECIAL = re.compile(r"[*?\[\]{}\\]")
+SUFFIXES = {"csv": (".csv",), "parquet": (".parquet",), "tfrecord": ("",)}
+_SHOWN = 5
 
 
-def find_sources(sources: dict[str, str], format: str) -> dict[str, list[Path]]:
-    """Return the files of each split, sorted.
+def find_sources(sources: Mapping[str, str], kind: str) -> dict[str, list[Path]]:
+    """The files of each split.
 
     Args:
-        sources: per split (or "all") a file, a folder (not its subfolders) or a glob.
-        format: csv, parquet or tfrecord.
+        sources: a file, folder or glob per split (`all` when it is to be split later).
+        kind: csv, parquet or tfrecord.
 
     Raises:
-        DataError: nothing is there; says what is.
+        DataError: a source names no file.
+        ConfigError: two splits share a file.
     """
-    return {split: _find(source, _key(format, split), format) for split, source in sources.items()}
+    found = {split: find_files(path, SUFFIXES[kind]) for split, path in sources.items()}
+    owner: dict[Path, str] = {}
+    for split, files in found.items():
+        for file in files:
+            other = owner.setdefault(file.resolve(), split)
+            if other != split:
+                raise ConfigError(
+                    f"data: {split} and {other} both read {file}. A row that is trained on says "
+                    f"nothing when it is tested on: give each split its own files, or one source "
+                    f"for all, which is split 8:1:1."
+                )
+    return found
 
 
-def _key(format: str, split: str) -> str:
-    return f"data.{format}" if split == "all" else f"data.{format}.{split}"
+def find_files(path: str, suffixes: tuple[str, ...]) -> list[Path]:
+    """The visible files that a file, a folder (not its subfolders) or a glob names, sorted.
 
-
-def _find(source: str, key: str, format: str) -> list[Path]:
-    path = Path(source).expanduser()
-    try:
-        if path.is_dir():
-            return _in_folder(path, key, format)
-        if path.exists():
-            return [path]
-        found = sorted(p for p in map(Path, glob.glob(str(path))) if p.is_file())
-    except OSError as error:
-        raise DataError(f"{key}: {source} cannot be read: {error.strerror}.") from None
-    if found:
-        return found
-    if glob.has_magic(source):
-        folder = path.parent
-        holds = f"{folder} holds {_listing(folder)}" if folder.is_dir() else f"{folder} is no folder"
-        raise DataError(f"{key}: no file fits {source}; {holds}. Hidden files are ignored.")
-    siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, siblings, 1)
-    hint = f" Did you mean {path.with_name(near[0])}?" if near else ""
-    raise DataError(f"{key}: no file or folder {source} in {Path.cwd()}.{hint}")
-
-
-def _in_folder(folder: Path, key: str, format: str) -> list[Path]:
-    found = [
-        path
-        for path in sorted(folder.iterdir())
-        if not path.name.startswith(".")
-        and re.search(_ENDINGS[format], path.name, re.IGNORECASE)
-        and path.is_file()
-    ]
-    if found:
-        return found
-    raise DataError(
-        f"{key}: the folder {folder} holds {_listing(folder)}; expected {_EXPECTED[format]}, "
-        "directly in it."
-    )
-
-
-def _listing(folder: Path) -> str:
-    names = sorted(p.name + "/" * p.is_dir() for p in folder.iterdir())
-    shown = [name for name in names if not name.startswith(".")]
-    hidden = len(names) - len(shown)
-    words = ", ".join(shown[:8]) + (f" and {len(shown) - 8} more" if len(shown) > 8 else "")
-    if hidden:
-        words = f"{words or 'nothing'} ({hidden} hidden)"
-    return words or "nothing"
-
-
-def input_patterns(files: dict[str, list[Path]]) -> tuple[str, dict[str, str]]:
-    """Describe files as an ExampleGen wants them: (input_base, pattern per split).
-
-    Each pattern fits exactly the files of its split among all that lies in their folder,
-    hidden files and folders included. Raises ConfigError where no pattern does.
+    Raises:
+        DataError: none; says what is there instead.
     """
-    everything = [path for paths in files.values() for path in paths]
-    if len({path.is_absolute() for path in everything}) > 1:
-        files = {split: [path.absolute() for path in paths] for split, paths in files.items()}
-        everything = [path for paths in files.values() for path in paths]
-    for path in everything:
-        if found := _SPECIAL.search(str(path)):
-            raise ConfigError(
-                f"data: {path}: TFX takes the character {found[0]!r} in a path as a wildcard. "
-                "Rename the file or folder."
-            )
-    base = os.path.commonpath([path.parent for path in everything]) or "."
-    return base, {split: _pattern(base, split, paths) for split, paths in files.items()}
-
-
-def _pattern(base: str, split: str, files: list[Path]) -> str:
-    folder = files[0].parent
-    others = [path.parent for path in files if path.parent != folder]
-    if others:
-        raise ConfigError(
-            f"data: the files of {split!r} lie in {folder} and {others[0]}; TFX reads one folder "
-            "for each split. Put them into one."
+    place = Path(path).expanduser()
+    if place.is_dir():
+        return _in_folder(place, suffixes)
+    if place.is_file():
+        return [place]
+    if glob.has_magic(path):
+        matches = [Path(name) for name in sorted(glob.glob(str(place)))]
+        files = [one for one in matches if one.is_file() and not one.name.startswith(".")]
+        if files:
+            return files
+        raise DataError(
+            f"{path}: the pattern names no visible file. {_seen(place.parent)} "
+            f"Expected {_expected(suffixes)}."
         )
-    names = [path.name for path in files]
-    present = os.listdir(folder)
-    for pattern in _candidates(names):
-        if set(fnmatch.filter(present, pattern)) == set(names):
-            within = os.path.relpath(folder, base)
-            return pattern if within == "." else f"{within}/{pattern}"
-    extra = sorted({n for n in present if not n.startswith(".")} - set(names))
-    raise ConfigError(
-        f"data: no pattern fits the {len(names)} files of {split!r} in {folder} without "
-        f"{', '.join(extra[:5])}, and TFX reads by pattern. Put them into a folder of their own."
+    near = difflib.get_close_matches(place.name, _names(place.parent), 1)
+    hint = f" Did you mean {place.with_name(near[0])}?" if near else f" {_seen(place.parent)}"
+    raise DataError(f"{path}: no such file or folder.{hint}")
+
+
+def _in_folder(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    names = [name for name in _names(folder) if name.endswith(suffixes)]
+    if files := [folder / name for name in names if (folder / name).is_file()]:
+        return files
+    packed = any(name.endswith((".gz", ".zip", ".bz2", ".xz")) for name in _names(folder))
+    raise DataError(
+        f"{folder}: this folder holds no {_expected(suffixes)} (subfolders and hidden files are "
+        f"not read). {_seen(folder)}{' Unpack what is compressed.' if packed else ''}"
     )
 
 
-def _candidates(names: list[str]) -> Iterable[str]:
+def _expected(suffixes: tuple[str, ...]) -> str:
+    named = [f"*{suffix}" for suffix in suffixes if suffix]
+    return f"file named {' or '.join(named)}" if named else "file"
+
+
+def _names(folder: Path) -> list[str]:
+    """The visible names in a folder, sorted; none where there is no folder."""
+    try:
+        return sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    except OSError:
+        return []
+
+
+def _seen(folder: Path) -> str:
+    if not folder.is_dir():
+        return f"The folder {folder} does not exist."
+    names = _names(folder)
+    shown = ", ".join(names[:_SHOWN])
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{folder} holds {shown}{more}." if names else f"{folder} is empty."
+
+
+def sha256(file: Path) -> str:
+    """SHA-256 (hex) of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while piece := stream.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def input_patterns(splits: Mapping[str, Sequence[Path]]) -> tuple[str, dict[str, str]]:
+    """How `example_gen_pb2.Input` names exactly these files.
+
+    Returns:
+        input_base: the deepest folder that holds all of them, glob characters escaped.
+        patterns: a glob per split, relative to input_base.
+
+    Raises:
+        ConfigError: no single pattern names a split's files and no others.
+    """
+    files = {split: [_plain(file) for file in found] for split, found in splits.items()}
+    everything = [file for found in files.values() for file in found]
+    if any(file.is_absolute() for file in everything):
+        files = {split: [file.absolute() for file in found] for split, found in files.items()}
+        everything = [file.absolute() for file in everything]
+    base = os.path.commonpath([file.parent for file in everything])
+    patterns = {split: _pattern(split, found, base) for split, found in files.items()}
+    return glob.escape(base) or ".", patterns
+
+
+def _plain(file: Path) -> Path:
+    plain = Path(os.path.normpath(file))
+    if set("\\{}") & set(str(plain)):
+        raise ConfigError(
+            f"{file}: TFX gives \\, {{ and }} in a path a meaning of their own. Rename it."
+        )
+    return plain
+
+
+def _pattern(split: str, files: Sequence[Path], base: str) -> str:
+    folders = {file.parent for file in files}
+    if len(folders) > 1:
+        raise ConfigError(
+            f"data: the files of {split!r} lie in {len(folders)} folders "
+            f"({', '.join(sorted(map(str, folders))[:3])}); ExampleGen reads a split from one. "
+            f"Put them into one folder."
+        )
+    (folder,) = folders
+    names = sorted(file.name for file in files)
+    present = os.listdir(folder)
+    for name_pattern in _candidates(names):
+        if sorted(fnmatch.filter(present, name_pattern)) == names:
+            inside = os.path.relpath(folder, base or ".")
+            return name_pattern if inside == "." else f"{glob.escape(inside)}/{name_pattern}"
+    raise ConfigError(
+        f"data: no pattern names these files of {split!r} in {folder} and no others: "
+        f"{', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}. Put them into a "
+        f"folder of their own and name the folder."
+    )
+
+
+def _candidates(names: Sequence[str]) -> list[str]:
+    """Patterns that may name them all, the plainest first; a single file goes by its name."""
     if len(names) == 1:
-        yield names[0]
-        return
-    start = os.path.commonprefix(names)
-    end = os.path.commonprefix([name[::-1] for name in names])[::-1]
-    extension = Path(names[0]).suffix
-    yield f"[!.]*{extension}"
-    yield "[!.]*" + "".join(f"[{c.lower()}{c.upper()}]" if c.isalpha() else c for c in extension)
-    yield f"{start}*{end}" if start else f"[!.]*{end}"
-    yield f"{start}*{extension}" if start else "[!.]*"
+        return [glob.escape(names[0])]
+    start = _shared_start(names)
+    end = _shared_start([name[len(start) :][::-1] for name in names])[::-1]
+    return [
+        f"[!.]*{glob.escape(Path(names[0]).suffix)}",
+        f"{glob.escape(start)}*{glob.escape(end)}" if start else f"[!.]*{glob.escape(end)}",
+    ]
+
+
+def _shared_start(names: Sequence[str]) -> str:
+    first, last = min(names), max(names)
+    pairs = enumerate(zip(first, last, strict=False))
+    return first[: next((place for place, (a, b) in pairs if a != b), len(first))]

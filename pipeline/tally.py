@@ -1,365 +1,217 @@
-"""What the rows are like, and what is wrong with them, whatever file they came from.
-
-Rows stream through; only counts are kept, so that memory does not grow with the data.
-"""
+"""Count one split's rows, and judge what only all rows together show."""
 
 import difflib
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from ..errors import DataError
+from .csv_rows import FLOAT, INT, STRING, TYPE_NAMES, UNKNOWN, kind_of
+from .faults import Faults, Unreadable
 
-MAX_LABELS = 10_000
-MIN_ROWS = 20  # of one source: 8:1:1 of fewer leaves a split empty too often
-_MAX_LABEL = 1_000  # characters
-_MAX_SLICES = 200
-_SHOWN = 5
+Columns = tuple[Sequence[str], str, Sequence[str]]  # texts, label, slices
+
+MOST_LABELS = 10_000
+FEWEST_ROWS = 10  # that can be split 8:1:1 at all
+_LONGEST_TEXT = 10_000  # words; more are counted as this many
 _PERCENTILES = (50, 90, 95, 99, 100)
 
 
-@dataclass
-class DataReport:
-    """What the data is like.
-
-    Attributes:
-        rows: per split; "all" for a source that is split later.
-        labels: per split, how many rows each label has.
-        columns: the names in the first file.
-        words: percentile -> words per text (of both texts of a pair); 100 is the longest.
-        fingerprint: SHA-256 (hex) over the files' names and contents.
-        bytes: size of all files.
-        warnings: what is allowed, and seldom meant.
-    """
-
-    rows: dict[str, int] = field(default_factory=dict)
-    labels: dict[str, dict[str, int]] = field(default_factory=dict)
-    columns: list[str] = field(default_factory=list)
-    words: dict[int, int] = field(default_factory=dict)
-    fingerprint: str = ""
-    bytes: int = 0
-    warnings: list[str] = field(default_factory=list)
-
-
-@dataclass
-class _Fault:
-    advice: str
-    count: int = 0
-    places: list[tuple[Path, int, str]] = field(default_factory=list)
-
-
-class Faults:
-    """Rows that cannot be used, gathered by kind: how many, and where the first ones are."""
-
-    def __init__(self) -> None:
-        self._kinds: dict[str, _Fault] = {}
-
-    def add(self, what: str, advice: str, file: Path, line: int, found: str = "") -> None:
-        """Note one row. `what` names the kind, `found` what this row has."""
-        fault = self._kinds.setdefault(what, _Fault(advice))
-        fault.count += 1
-        if len(fault.places) < _SHOWN:
-            fault.places.append((file, line, found))
-
-    def raise_any(self) -> None:
-        """Raise one DataError that tells every kind of fault, if there is any."""
-        if self._kinds:
-            raise DataError("\n".join(_say(what, fault) for what, fault in self._kinds.items()))
-
-
-def _say(what: str, fault: _Fault) -> str:
-    file, line, found = fault.places[0]
-    alone = len({place[0] for place in fault.places}) == 1
-    more = ""
-    if fault.count > 1:
-        listed = ", ".join(str(n) if alone else f"{f}:{n}" for f, n, _ in fault.places)
-        first = "first on lines" if fault.count > len(fault.places) else "lines"
-        more = f" ({fault.count:,} such rows: {first} {listed})"
-    return f"{file}:{line}: {what}{found}{more}. {fault.advice}"
-
-
 class Tally:
-    """Counts one split's rows.
+    """One split's counts: rows, labels, words, and each column's type as TFX would infer it."""
 
-    Args:
-        split: the split's name.
-        text, label, slices: the columns that are used.
-        faults: where unusable rows are noted.
-        guess: whether the columns' types will be guessed from their values, as
-            CsvExampleGen does: a column of numbers alone becomes one of numbers.
-    """
-
-    def __init__(
-        self,
-        split: str,
-        text: Sequence[str],
-        label: str,
-        slices: Sequence[str],
-        faults: Faults,
-        guess: bool = False,
-    ) -> None:
-        self.split, self.text, self.label, self.slices = split, text, label, slices
-        self.rows, self.columns = 0, list[str]()
-        self.words: Counter[int] = Counter()
+    def __init__(self, split: str, faults: Faults, columns: Columns) -> None:
+        self.split, self.faults = split, faults
+        self.texts, self.label, _ = columns
+        self.columns: list[str] = []
+        self.rows = 0
         self.labels: dict[str, int] = {}
-        self.first: dict[str, tuple[Path, int]] = {}
-        self.kind = "text"
-        self.slice_values: dict[str, set[str]] = {name: set() for name in slices}
-        self._faults, self._guess = faults, guess
-        self._numbers = set(text) if guess else set()
-        self._file = Path()
+        self.first: dict[str, tuple[Path, int]] = {}  # where a label stands first
+        self.words: dict[int, int] = {}
+        self.types: dict[str, int] = {}
+        self.too_many = False  # different labels
 
-    def begin(self, file: Path, columns: list[str]) -> None:
-        """Start a file. Raises DataError when a column is missing or the file's differ."""
-        check_header(file, columns)
-        for role, name in self._needed():
-            if name not in columns:
-                raise DataError(f"{file}: {_missing(role, name, columns)}")
-        if self.columns and columns != self.columns:
-            raise DataError(
-                f"{file}: the columns are {', '.join(columns)}, and in {self._file} they are "
-                f"{', '.join(self.columns)}. The files of a split must have the same columns in "
-                "the same order."
-            )
-        self.columns, self._file = columns, file
-        self._text_at = [columns.index(name) for name in self.text]
-        self._label_at = columns.index(self.label)
-        self._slices_at = [(columns.index(name), self.slice_values[name]) for name in self.slices]
-
-    def _needed(self) -> Iterable[tuple[str, str]]:
-        yield from (("data.text", name) for name in self.text)
-        yield "data.label", self.label
-        yield from (("evaluate.slices", name) for name in self.slices)
-
-    def add(self, row: Sequence[str], line: int) -> None:
-        """Count one row; its values are strings, "" for a missing one."""
+    def add(self, file: Path, place: int, texts: Sequence[str], label: str) -> None:
+        """Count one row; note it if a text or its label is empty."""
         self.rows += 1
         words = 0
-        for at in self._text_at:
-            count = len(row[at].split())
-            if not count:
-                self._empty("text", self.columns[at], line, row[at])
+        for name, text in zip(self.texts, texts, strict=True):
+            count = len(text.split())
             words += count
-        self.words[words] += 1
-        label = row[self._label_at]
+            if not count:
+                self._empty(file, place, name, "text")
+        words = min(words, _LONGEST_TEXT)
+        self.words[words] = self.words.get(words, 0) + 1
         if label in self.labels:
             self.labels[label] += 1
+        elif not label or label.isspace():
+            self._empty(file, place, self.label, "label")
+        elif len(self.labels) < MOST_LABELS:
+            self.labels[label] = 1
+            self.first[label] = (file, place)
         else:
-            self._new_label(label, line)
-        for at, values in self._slices_at:
-            if len(values) <= _MAX_SLICES:
-                values.add(row[at])
-        if self._numbers:
-            self._numbers = {n for n in self._numbers if is_number(row[self.columns.index(n)])}
+            self.too_many = True
 
-    def _empty(self, what: str, column: str, line: int, value: str) -> None:
-        found = ": it holds only spaces" if value else ""
-        self._faults.add(
-            f"the {what} (column {column!r}) is empty",
-            f"Fill in the {what}, or delete the row.",
-            self._file,
-            line,
-            found,
+    def _empty(self, file: Path, place: int, name: str, what: str) -> None:
+        self.faults.add(
+            file, place, f"empty {what} in column {name!r}", "Fill it in or take the row out."
         )
 
-    def _new_label(self, label: str, line: int) -> None:
-        if not label.strip():
-            self._empty("label", self.label, line, label)
-            return
-        if "\n" in label or "\r" in label or len(label) > _MAX_LABEL:
-            raise DataError(
-                f"{self._file}:{line}: the label (column {self.label!r}) has "
-                f"{len(label):,} characters over {len(label.splitlines())} lines: {label[:60]!r}... "
-                "A label is one short word or phrase. Is this the right column?"
-            )
-        if len(self.labels) >= MAX_LABELS:
-            raise DataError(
-                f"{self._file}:{line}: the label's column {self.label!r} has more than "
-                f"{MAX_LABELS:,} different values by this line. Is this the right column?"
-            )
-        self.labels[label] = 1
-        self.first[label] = (self._file, line)
+    def infer(self, cells: Iterable[tuple[str, str]]) -> None:
+        """Widen the columns' types by these cells."""
+        for name, cell in cells:
+            self.types[name] = max(self.types.get(name, UNKNOWN), kind_of(cell))
 
-    def finish(self) -> None:
-        """Judge the split as a whole. Raises DataError."""
-        if not self.rows:
-            raise DataError(f"{self._file}: no rows below the header, in the split {self.split!r}.")
-        if self._numbers:
-            name = sorted(self._numbers)[0]
-            raise DataError(
-                f"{self._file}: every value of the text's column {name!r} is a number, which TFX "
-                "would read as a number and not as text. Is this the right column? The columns "
-                f"are {', '.join(self.columns)}."
-            )
-        if self._guess:
-            self._guess_labels()
-        elif self.kind == "decimal":
-            self._refuse_decimals(next(iter(self.labels)))
+    @property
+    def some(self) -> str:
+        """A few labels, for a message."""
+        return listed(list(self.labels)[:5]) + (", ..." if len(self.labels) > 5 else "")
 
-    def _guess_labels(self) -> None:
-        """Do with the labels what CsvExampleGen will: whole numbers are made numbers."""
-        if not all(map(is_number, self.labels)):
-            return
-        decimal = next((label for label in self.labels if not is_whole(label)), None)
-        if decimal is not None:
-            self._refuse_decimals(decimal)
-        self.kind, counts = "whole", Counter[str]()
-        for label, count in self.labels.items():
-            counts[str(int(label))] += count
-            self.first.setdefault(str(int(label)), self.first[label])
-        self.labels = dict(counts)
 
-    def _refuse_decimals(self, label: str) -> None:
-        file, line = self.first[label]
-        raise DataError(
-            f"{file}:{line}: the label (column {self.label!r}) is {label}, a decimal number. A "
-            "label is a word or a whole number: write classes as 0, 1, 2 or as words. To predict "
-            "a quantity is another task, which Espalier does not do."
+def same_columns(file: Path, found: list[str], tally: Tally, columns: Columns) -> None:
+    """Note a missing column, or other columns than the split's first file has.
+
+    Raises:
+        Unreadable: there was such a fault.
+    """
+    texts, label, slices = columns
+    header = 1 if tally.faults.unit == "line" else None
+    uses = {**dict.fromkeys(slices, "slice"), **dict.fromkeys(texts, "text"), label: "label"}
+    missing = [name for name in uses if name not in found]
+    for name in missing:
+        near = [one for one in found if one.strip().lower() == name.strip().lower()]
+        near = near or difflib.get_close_matches(name, found, 1)
+        hint = f"Did you mean {near[0]!r}? " if near else ""
+        tally.faults.add(
+            file,
+            header,
+            f"no column {name!r}, which is to be the {uses[name]}",
+            f"{hint}The columns are: {listed(found)}.",
+        )
+    if missing:
+        raise Unreadable
+    tally.columns = tally.columns or found
+    if found != tally.columns:
+        raise tally.faults.stop(
+            file,
+            header,
+            f"other columns than the files before it: {listed(found)}",
+            f"Expected {listed(tally.columns)}, in this order.",
         )
 
 
-def check_header(file: Path, columns: Sequence[str]) -> None:
-    """Raise DataError for a column that has no name, or the name of another."""
-    for number, name in enumerate(columns, 1):
-        if not name.strip():
-            raise DataError(
-                f"{file}:1: column {number} has no name. Name it, or leave it out (pandas: "
-                "to_csv(index=False))."
-            )
-        if name in columns[: number - 1]:
-            raise DataError(
-                f"{file}:1: the column {name!r} stands in the header twice, as columns "
-                f"{list(columns).index(name) + 1} and {number}. Rename or remove one."
-            )
+def listed(names: Sequence[str]) -> str:
+    """The names in quotes, the first twenty of them."""
+    shown = ", ".join(map(repr, names[:20]))
+    return f"{shown}, ..." if len(names) > 20 else shown
 
 
-def _missing(role: str, name: str, columns: Sequence[str]) -> str:
-    has = f"the file has {', '.join(map(repr, columns))}"
-    for column in columns:
-        if column.strip() == name.strip():
-            return (
-                f"no column {name!r} ({role}), but {column!r}: take the spaces out of the header."
-            )
-    if len(columns) == 1:
-        for mark, word in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
-            if mark in columns[0]:
-                return f"no column {name!r} ({role}): its columns are parted by {word}, and commas were expected. Save it as comma-separated."  # fmt: skip
-    near = difflib.get_close_matches(name, columns, 1) or [
-        column for column in columns if column.lower() == name.lower()
-    ]
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"no column {name!r} ({role}); {has}.{hint}"
-
-
-def is_number(value: str) -> bool:
-    """Whether CsvExampleGen takes the value for a number; an empty one does not count against."""
-    try:
-        float(value.encode() or b"0")
-        return True
-    except ValueError:
-        return False
-
-
-def is_whole(value: str) -> bool:
-    """Whether CsvExampleGen takes the value for an integer of 64 bits."""
-    try:
-        return -(2**63) <= int(value.encode() or b"0") < 2**63
-    except ValueError:
-        return False
-
-
-def report(tallies: dict[str, Tally], fingerprint: str, size: int) -> DataReport:
-    """Hold the splits against each other. Raises DataError; gathers warnings."""
-    for tally in tallies.values():
-        tally.finish()
-    first = next(iter(tallies.values()))
-    _check_classes(first)
-    for tally in list(tallies.values())[1:]:
-        _check_against(first, tally)
-    if "all" in tallies and first.rows < MIN_ROWS:
-        raise DataError(
-            f"{first._file}: {first.rows} rows are too few to be split into train, eval and "
-            f"test. Give at least {MIN_ROWS}, better some hundreds; or name separate files "
-            "({train:, eval:, test:})."
+def judge(
+    tallies: Mapping[str, Tally],
+    splits: Mapping[str, Sequence[Path]],
+    columns: Columns,
+    faults: Faults,
+) -> None:
+    """Note what only all rows together show; the first split is the one to learn from."""
+    trained, *others = tallies.values()
+    files = splits[trained.split]
+    place = str(files[0] if len(files) == 1 else files[0].parent)
+    texts = [name for name in columns[0] if trained.types.get(name) in (INT, FLOAT)]
+    for name in texts:
+        faults.add(
+            place,
+            None,
+            f"column {name!r} holds nothing but numbers, and it is to be the text",
+            f"Is it the right column? The columns are: {listed(trained.columns)}.",
         )
-    words = sum((tally.words for tally in tallies.values()), Counter[int]())
-    return DataReport(
-        rows={split: tally.rows for split, tally in tallies.items()},
-        labels={split: dict(sorted(tally.labels.items())) for split, tally in tallies.items()},
-        columns=first.columns,
-        words=percentiles(words),
-        fingerprint=fingerprint,
-        bytes=size,
-        warnings=[warning for tally in tallies.values() for warning in _warnings(tally, first)],
-    )
-
-
-def _check_classes(train: Tally) -> None:
-    if len(train.labels) < 2:
-        only = next(iter(train.labels))
-        where = "" if train.split == "all" else f" of the split {train.split!r}"
-        raise DataError(
-            f"{train._file}: all {train.rows:,} rows{where} have the label {only!r} (column "
-            f"{train.label!r}). A classifier needs at least two."
+    if fault := _labels_fault(trained):
+        faults.add(place, None, *fault)
+    elif trained.split == "all" and trained.rows < FEWEST_ROWS:
+        faults.add(
+            place,
+            None,
+            f"{trained.rows} rows cannot be split into train, eval and test",
+            f"Give at least {FEWEST_ROWS}; a useful model needs hundreds.",
         )
+    for other in others:
+        _judge_other(other, trained, str(splits[other.split][0]), faults)
 
 
-def _check_against(train: Tally, tally: Tally) -> None:
-    unknown = [label for label in tally.labels if label not in train.labels]
-    if unknown:
-        file, line = tally.first[unknown[0]]
-        count = sum(tally.labels[label] for label in unknown)
-        names = ", ".join(map(repr, unknown[:_SHOWN])) + (", ..." if len(unknown) > _SHOWN else "")
-        near = difflib.get_close_matches(unknown[0], train.labels, 1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise DataError(
-            f"{file}:{line}: the label {names} is in {tally.split!r} ({count:,} rows) and not in "
-            f"{train.split!r}, so that it cannot be learned.{hint} Correct it, or move such rows "
-            f"to {train.split!r}."
+def _labels_fault(tally: Tally) -> tuple[str, str] | None:
+    """(what, advice) if these cannot be the labels of classes."""
+    kind, column = tally.types.get(tally.label, STRING), f"the label column {tally.label!r}"
+    right = f"Is it the right column? The columns are: {listed(tally.columns)}."
+    if kind == FLOAT:
+        return (
+            f"{column} holds numbers that are not whole, or mixes 1 and 1.0 ({tally.some}), and "
+            "TFX would read all of it as float32",
+            "Espalier tells classes apart: write whole numbers or names.",
         )
-    if tally.kind != train.kind:
-        raise DataError(
-            f"{tally._file}: the labels of {tally.split!r} are all numbers and those of "
-            f"{train.split!r} are not; TFX would read them as different types. Use words in both."
+    if tally.too_many:
+        return f"{column} has more than {MOST_LABELS:,} different values ({tally.some})", right
+    if kind == INT and (same := _same_number(tally.labels)):
+        return (
+            f"{same[0]!r} and {same[1]!r} in {column} are the same whole number to TFX",
+            "Write each label in one way, or with a letter.",
         )
+    if len(tally.labels) == 1:
+        return (
+            f"every row has the same label, {tally.some}",
+            "There is nothing to tell apart: give rows of two classes at least.",
+        )
+    return None
 
 
-def _warnings(tally: Tally, train: Tally) -> Iterable[str]:
-    folded: dict[str, str] = {}
-    for label in tally.labels:
-        other = folded.setdefault(label.strip().lower(), label)
+def _same_number(labels: Iterable[str]) -> tuple[str, str] | None:
+    seen: dict[int, str] = {}
+    for label in labels:
+        other = seen.setdefault(int(label), label)
         if other != label:
-            yield (
-                f"{tally._file}: the labels {other!r} and {label!r} differ only in case or spaces, "
-                "and count as two."
-            )
-    single = [label for label, count in tally.labels.items() if count == 1]
-    if single and tally is train:
-        names = ", ".join(map(repr, single[:_SHOWN]))
-        yield f"only one row has the label {names}; it cannot be learned and measured from one."
-    for name, values in tally.slice_values.items():
-        if len(values) > _MAX_SLICES:
-            yield (
-                f"evaluate.slices: the column {name!r} has more than {_MAX_SLICES} different "
-                "values, and each gets its own row of metrics."
-            )
-    if set(tally.columns) != set(train.columns):
-        names = ", ".join(sorted(set(tally.columns) ^ set(train.columns)))
-        yield f"{tally.split!r} and {train.split!r} do not both have the column {names}."
+            return other, label
+    return None
 
 
-def percentiles(counts: Counter[int]) -> dict[int, int]:
-    """Percentile -> value, out of how often each value stands."""
-    total, seen, found = sum(counts.values()), 0, dict[int, int]()
+def _judge_other(tally: Tally, train: Tally, place: str, faults: Faults) -> None:
+    """Note what an eval or test split has that the train split lacks."""
+    if sorted(tally.columns) != sorted(train.columns):
+        faults.add(
+            place,
+            None,
+            f"{tally.split} has the columns {listed(tally.columns)}, and {train.split} has "
+            f"{listed(train.columns)}",
+            "Give every split the same columns.",
+        )
+    for name, kind in tally.types.items():
+        expected = train.types.get(name, UNKNOWN)
+        if kind != expected and UNKNOWN not in (kind, expected):
+            faults.add(
+                place,
+                None,
+                f"column {name!r} holds {TYPE_NAMES[kind]} in {tally.split} and "
+                f"{TYPE_NAMES[expected]} in {train.split}, as TFX reads it",
+                "Write it alike in both; a letter in a cell makes strings of the whole column.",
+            )
+    known = set(map(canonical, train.labels))
+    for label, (file, line) in tally.first.items():
+        if canonical(label) not in known:
+            faults.add(
+                file,
+                line,
+                f"label {label!r} is in {tally.split} ({tally.labels[label]:,} of its rows) and "
+                f"not in {train.split}",
+                f"A model cannot know it. {train.split} has {train.some}.",
+            )
+
+
+def canonical(label: str) -> str:
+    """The label as it comes out of TFX: a whole number without sign, zeros and spaces."""
+    return str(int(label)) if kind_of(label) == INT else label
+
+
+def percentiles(counts: Mapping[int, int]) -> dict[int, int]:
+    """Of a histogram {value: how often}: the least value that so many percent do not exceed."""
+    total, seen, found = sum(counts.values()), 0, {}
+    wanted = list(_PERCENTILES)
     for value in sorted(counts):
         seen += counts[value]
-        for percentile in _PERCENTILES:
-            if percentile not in found and seen * 100 >= percentile * total:
-                found[percentile] = value
+        while wanted and seen * 100 >= wanted[0] * total:
+            found[wanted.pop(0)] = value
     return found
-
-
-Progress = Callable[[str], None]
-Digest = Any  # what hashlib.sha256() gives
