@@ -4,6 +4,7 @@ import difflib
 import hashlib
 import json
 import time
+import traceback
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from pathlib import Path
@@ -142,6 +143,7 @@ def _run_pipeline(
             with reporter.listening():
                 _dag_runner(runner).run(pipeline, _run_options(part))
         except BaseException as error:
+            traceback.print_exc()  # into the log
             if reporter.current:
                 reporter.finish(reporter.current, "failed")
             raise explain(error, reporter.current, log) from error

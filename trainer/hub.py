@@ -5,6 +5,7 @@ beside its place and renamed. A machine without a network is told so within seco
 """
 
 import functools
+import importlib.metadata
 import importlib.util
 import logging
 import shutil
@@ -160,7 +161,10 @@ def _pips() -> list[list[str]]:
     An environment made by uv has no pip. Python's own ensurepip carries pip as a wheel, and a
     wheel of pip runs where it lies: nothing has to be installed for one download.
     """
-    found = [[sys.executable, "-m", "pip"]] if importlib.util.find_spec("pip") else []
+    # Not find_spec("pip"): setuptools watches for that, and then leaves distutils to Python's
+    # own, which breaks Beam's later import of setuptools in this process.
+    own = any(importlib.metadata.distributions(name="pip"))
+    found = [[sys.executable, "-m", "pip"]] if own else []
     bundle = importlib.util.find_spec("ensurepip")
     if bundle and bundle.origin:
         wheels = sorted((Path(bundle.origin).parent / "_bundled").glob("pip-*.whl"))
