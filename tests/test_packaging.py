@@ -100,6 +100,12 @@ def test_no_file_names_one_machine() -> None:
     assert [p for p in tracked() if places.search(p.read_bytes())] == []
 
 
+def test_no_file_names_a_package_registry() -> None:
+    # The machine's own settings say where packages come from.
+    hosts = re.compile(rb"(?:pypi|pythonhosted|npmjs|debian)\.(?:org|com)")
+    assert [p for p in tracked() if hosts.search(p.read_bytes())] == []
+
+
 @pytest.mark.parametrize("lock", ["requirements.lock", "requirements-dev.lock"])
 def test_locks_pin_by_hash_and_name_no_index(lock: str) -> None:
     text = (ROOT / lock).read_text(encoding="utf-8")
