@@ -35,22 +35,22 @@ REPORTERS = {
     "my aunt": "she", "my uncle": "he", "a colleague": "he", "my cousin": "she",
 }  # fmt: skip
 OPENERS = ("Honestly, ", "In short, ", "All in all, ", "To be fair, ", "For the record, ", "Well, ")
-LONGEST = 22  # words
+LONGEST = 20  # words
 FIRST_PERSON = re.compile(r"\b(I|me|my|we|us|our|ours)\b")
 # A fact that holds one of these cannot be denied or expected without sounding odd.
-NEGATIVE = re.compile(r"\b(no|not|never|nothing|nobody|nowhere|barely|only)\b")
+RIGID = re.compile(r"\b(no|not|never|nothing|nobody|nowhere|barely|only|and)\b")
 SLOT = re.compile(r"\{([a-z]+?)(2?)([+-]?)\}|\{([a-z ]+)/([a-z ]+)\}")
 
 
 class Fact(NamedTuple):
-    """One subject with what may be said of it: `ends[True]` speaks for it, `ends[False]` against."""
+    """A subject and what may be said of it: `ends[True]` for the thing, `ends[False]` against."""
 
     subject: str
     ends: tuple[str, str]
 
 
 class Category(NamedTuple):
-    """One category's phrases: pairs (against, for) per section, and the facts of each thing."""
+    """One category's phrases: pairs (against, for) by section, facts and adjectives by thing."""
 
     name: str
     pairs: dict[str, list[tuple[str, str]]]
@@ -59,7 +59,7 @@ class Category(NamedTuple):
 
 
 class Pattern(NamedTuple):
-    """How a negative and a positive review of this build read, with slots."""
+    """How a (negative, positive) review of this build reads, with slots."""
 
     texts: tuple[str, str]
 
@@ -89,7 +89,8 @@ def read_category(name: str) -> Category:
         else:
             pairs.setdefault(section, []).append((bad, good))
     shared = own.pop("shared")
-    return Category(name, pairs, adjectives, {thing: facts + shared for thing, facts in own.items()})
+    facts = {thing: of_thing + shared for thing, of_thing in own.items()}
+    return Category(name, pairs, adjectives, facts)
 
 
 def read_patterns() -> dict[str, tuple[int, list[Pattern]]]:
@@ -127,7 +128,7 @@ class Writer:
             return self.slot(kind, positive == (sign == "+"))
 
         text = SLOT.sub(fill, pattern.texts[positive])
-        if self.rng.random() < 0.08:
+        if self.rng.random() < 0.05:
             first = text[0] if re.match(r"I\b", text) else text[0].lower()
             text = self.rng.choice(OPENERS) + first + text[1:]
         return tidy(text)
@@ -145,6 +146,8 @@ class Writer:
         }
         if kind in fixed:
             return fixed[kind]
+        if kind == "short":
+            return self.slot("cause", good).removeprefix("the ")
         if kind in ("fact", "said", "to", "would", "not"):
             return self.fact(kind, good)
         section = {"adj": "adjectives", "word": "adjectives", "cmp": "comparatives"}.get(
@@ -153,10 +156,9 @@ class Writer:
         pairs = self.category.pairs[section]
         if section == "adjectives":
             pairs = pairs + self.category.adjectives.get(self.thing, [])
-        choices = [pair[good] for pair in pairs]
         if kind == "word":
-            choices = [choice for choice in choices if " " not in choice]
-        return self.fresh(choices, lambda choice: choice)
+            pairs = [pair for pair in pairs if " " not in pair[good]]
+        return self.fresh(pairs, lambda pair: pair[True])[good]
 
     def fact(self, kind: str, good: bool) -> str:
         """A fact in the form that the slot asks for."""
@@ -165,7 +167,7 @@ class Writer:
         if kind == "said":
             facts = [f for f in facts if not FIRST_PERSON.search(f"{f.subject} {f.ends[end]}")]
         if kind in ("to", "would", "not"):
-            facts = [f for f in facts if self.base(f.ends[end]) and not NEGATIVE.search(f.ends[end])]
+            facts = [f for f in facts if self.base(f.ends[end]) and not RIGID.search(f.ends[end])]
         fact = self.fresh(facts, lambda fact: fact.subject)
         verb, _, rest = fact.ends[end].partition(" ")
         base = self.base(fact.ends[end])
@@ -174,6 +176,7 @@ class Writer:
         return f"{fact.subject} {middle} {rest}".strip()
 
     def base(self, predicate: str) -> str | None:
+        """The base form of the predicate's verb, if it has one."""
         return self.verbs.get(predicate.split()[0])
 
     def fresh(self, choices: list[T], key: Callable[[T], str]) -> T:
