@@ -88,6 +88,7 @@ def run(folder: str, texts: list[str], rows: int, length: int) -> dict[str, np.n
     """Return ids int64 [texts, length] and hidden float32 [layers + 1, rows, length, width]."""
     import tensorflow as tf
     import tf_keras as keras
+
     from espalier.trainer.families import bert
 
     settings = bert.Settings(start=folder, sequence_length=length)

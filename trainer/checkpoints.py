@@ -308,7 +308,7 @@ def _entry(file: Path, start: int, value: dict[str, Any]) -> Tensor:
     dtype, shape = str(value["dtype"]), tuple(int(n) for n in value["shape"])
     first, last = (int(n) for n in value["data_offsets"])
     size = math.prod(shape) * _WIDTHS.get(dtype, 0)
-    if min((0, first, *shape)) < 0 or dtype in _WIDTHS and last - first != size:
+    if min((0, first, *shape)) < 0 or (dtype in _WIDTHS and last - first != size):
         raise ValueError(
             f"{dtype} {list(shape)} needs {size} bytes, the header gives it {last - first}"
         )

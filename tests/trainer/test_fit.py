@@ -109,7 +109,7 @@ def test_divergence_is_a_sentence(train: Callable[..., Any]) -> None:
 def test_the_rate_warms_up_and_decays(decay: Any, last: float) -> None:
     built = model()
     compile_model(built, Train(epochs=10, learning_rate=0.1, warmup=0.5, decay=decay), 10)
-    rate = built.optimizer._learning_rate  # noqa: SLF001 - the schedule itself
+    rate = built.optimizer._learning_rate
     schedule = rate if callable(rate) else built.optimizer.learning_rate
     assert float(schedule(0)) == pytest.approx(0.1 / 50)
     assert float(schedule(49)) == pytest.approx(0.1)
