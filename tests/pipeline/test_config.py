@@ -106,7 +106,10 @@ FAULTS: dict[str, tuple[tuple[str, str], str]] = {
         ("push: {", "push: {zzz: 1, "),
         "job.yaml:16: push.zzz: unknown key 'zzz'; known here: to, keep.",
     ),
-    "missing key": (("{to: models/reviews}", "{}"), "job.yaml:16: push.to: missing; it has no default."),
+    "missing key": (
+        ("{to: models/reviews}", "{}"),
+        "job.yaml:16: push.to: missing; it has no default.",
+    ),
     "a word for a number": (
         ("epochs: 2", "epochs: many"),
         "job.yaml:12: train.epochs: should be a valid integer, unable to parse string as an "
@@ -129,11 +132,14 @@ FAULTS: dict[str, tuple[tuple[str, str], str]] = {
         "job.yaml:2: name: String should match pattern",
     ),
     "another version": (("version: 1", "version: 2"), "job.yaml:1: version: should be 1; found 2"),
-    "another family": (("family: bert", "family: brt"), "job.yaml:8: model.family: should be 'bert'"),
+    "another family": (
+        ("family: bert", "family: brt"),
+        "job.yaml:8: model.family: should be 'bert'",
+    ),
     "two sources": (
         ("csv: reviews.csv", "csv: a\n  parquet: b"),
-        "job.yaml:3: data: name the data's source once, as one of csv, parquet, tfrecord; found csv "
-        "and parquet",
+        "job.yaml:3: data: name the data's source once, as one of csv, parquet, tfrecord; found "
+        "csv and parquet",
     ),
     "no source": (("  csv: reviews.csv\n", ""), "job.yaml:3: data: name the data's source once"),
     "the text as label": (

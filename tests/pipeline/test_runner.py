@@ -1,0 +1,145 @@
+"""What a run does before and after the components: locks, and words its errors."""
+
+import itertools
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from espalier import (
+    CheckpointError,
+    ComponentError,
+    Config,
+    ConfigError,
+    DataError,
+    EspalierError,
+    run,
+)
+from espalier.pipeline.runner import explain
+
+LOG = Path("runs/reviews/logs/1.log")
+
+
+def chained(*errors: BaseException) -> BaseException:
+    """The first error, raised while the second was handled, and so on."""
+    for error, cause in itertools.pairwise(errors):
+        error.__cause__ = cause
+    return errors[0]
+
+
+@pytest.mark.parametrize("kind", [DataError, ConfigError, CheckpointError, ComponentError])
+def test_a_sentence_of_our_own_is_kept_whole(kind: type[EspalierError]) -> None:
+    error = chained(RuntimeError("beam: [while running X]"), ValueError("x"), kind("a.csv:3: bad."))
+    said = explain(error, "DataGate", LOG)
+    assert type(said) is kind
+    assert str(said) == "DataGate: a.csv:3: bad."
+
+
+def test_an_error_outside_of_components_has_no_name_before_it() -> None:
+    assert str(explain(ConfigError("no place."), "", LOG)) == "no place."
+
+
+SYSTEM = {
+    "disk full": (OSError(28, "No space left on device"), "The disk is full. Make room"),
+    "quota": (OSError(122, "Disk quota exceeded"), "The disk quota is used up. Make room"),
+    "read-only": (OSError(30, "Read-only file system"), "The file system is read-only."),
+    "permission": (PermissionError(13, "Permission denied"), "may not be written"),
+}
+
+
+@pytest.mark.parametrize(("cause", "expected"), SYSTEM.values(), ids=SYSTEM.keys())
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_faults_of_the_system(cause: OSError, expected: str, wrapped: bool) -> None:
+    error = chained(RuntimeError("Beam failed"), cause) if wrapped else cause
+    said = explain(error, "Transform", LOG)
+    assert isinstance(said, ComponentError)
+    assert str(said).startswith(f"Transform: {cause.strerror}. ")
+    assert expected in str(said)
+    assert "run the same command again; what was finished is kept" in str(said)
+    assert str(LOG) in str(said)
+
+
+def test_tensorflows_word_for_a_full_disk() -> None:
+    said = explain(RuntimeError("ResourceExhausted: /x; No space left on device"), "Trainer", LOG)
+    assert "The disk is full" in str(said)
+
+
+def test_any_other_error_is_its_first_cause_in_one_line() -> None:
+    error = chained(RuntimeError("wrapper"), KeyError("text\nand a page of more"))
+    lines = str(explain(error, "Transform", LOG)).splitlines()
+    assert lines[0].startswith("Transform failed: KeyError: ")
+    assert "wrapper" not in lines[0]
+    assert lines[1] == (
+        f"The whole story is in {LOG}; what was finished before is kept for the next run."
+    )
+    assert "ValueError: ValueError" in str(explain(ValueError(), "Trainer", LOG))
+    assert len(str(explain(ValueError("x" * 9000), "Trainer", LOG))) < 800
+
+
+def test_errors_that_cause_each_other_end() -> None:
+    one, two = ValueError("one"), ValueError("two")
+    one.__cause__, two.__cause__ = two, one
+    assert "two" in str(explain(one, "Trainer", LOG))
+
+
+def test_an_interrupt_stays_one() -> None:
+    interrupt = KeyboardInterrupt()
+    assert explain(interrupt, "Trainer", LOG) is interrupt
+
+
+def job(folder: Path) -> Config:
+    """A configuration that passes every check before a run."""
+    rows = "".join(f"some words,{'yes' if n % 2 else 'no'}\n" for n in range(200))
+    (folder / "data.csv").write_text(f"text,label\n{rows}")
+    return Config(
+        name="job",
+        data={"csv": str(folder / "data.csv"), "text": "text", "label": "label"},
+        model={"family": "bert", "start": "tiny", "sequence_length": 16},
+        push={"to": str(folder / "models")},
+        runs=str(folder / "runs"),
+    )
+
+
+@contextmanager
+def locked(home: Path) -> Iterator[None]:
+    """Another process holds the pipeline's lock, as a run does."""
+    home.mkdir(parents=True)
+    code = (
+        "import sys, filelock; filelock.FileLock(sys.argv[1]).acquire(); print(flush=True); input()"
+    )
+    command = [sys.executable, "-c", code, str(home / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"\n"
+        yield
+        process.communicate(b"\n")
+
+
+def test_a_second_run_at_once_is_refused(tmp_path: Path) -> None:
+    config = job(tmp_path)
+    with (
+        locked(config.home),
+        pytest.raises(ConfigError, match="job: another run of this pipeline is going on"),
+    ):
+        run(config)
+    assert not (tmp_path / "models").exists()
+
+
+def test_an_unknown_component_is_refused_first(tmp_path: Path) -> None:
+    config = job(tmp_path)
+    (tmp_path / "data.csv").unlink()
+    with pytest.raises(ConfigError, match=r"--to Trainr: no such component\. Did you mean Trainer"):
+        run(config, to_node="Trainr")
+    with pytest.raises(ConfigError, match=r"--from Gate: .*They are: ExampleGen, .*Pusher"):
+        run(config, from_node="Gate")
+
+
+def test_bad_data_stops_a_run_before_it_leaves_anything(tmp_path: Path) -> None:
+    config = job(tmp_path)
+    (tmp_path / "data.csv").write_text("text,label\n")
+    with pytest.raises(DataError, match=r"data\.csv"):
+        run(config)
+    assert [path.name for path in tmp_path.iterdir()] == ["data.csv"]
