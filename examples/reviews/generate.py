@@ -37,8 +37,11 @@ REPORTERS = {
 OPENERS = ("Honestly, ", "In short, ", "All in all, ", "To be fair, ", "For the record, ", "Well, ")
 LONGEST = 20  # words
 FIRST_PERSON = re.compile(r"\b(I|me|my|we|us|our|ours)\b")
-# A fact that holds one of these cannot be denied or expected without sounding odd.
-RIGID = re.compile(r"\b(no|not|never|nothing|nobody|nowhere|barely|only|and)\b")
+# A fact that holds one of these is not denied or expected: it would sound odd, or say little.
+RIGID = re.compile(
+    r"\b(no|not|never|nothing|nobody|nowhere|barely|only|and|early|half|twice|than|one|"
+    r"overnight|fortune)\b"
+)
 SLOT = re.compile(r"\{([a-z]+?)(2?)([+-]?)\}|\{([a-z ]+)/([a-z ]+)\}")
 
 
@@ -158,7 +161,8 @@ class Writer:
             pairs = pairs + self.category.adjectives.get(self.thing, [])
         if kind == "word":
             pairs = [pair for pair in pairs if " " not in pair[good]]
-        return self.fresh(pairs, lambda pair: pair[True])[good]
+        # The low price and the high price cannot both stand in one review.
+        return self.fresh(pairs, lambda pair: pair[True if kind == "cause" else good])[good]
 
     def fact(self, kind: str, good: bool) -> str:
         """A fact in the form that the slot asks for."""
