@@ -107,9 +107,8 @@ def job(folder: Path) -> Config:
 def locked(home: Path) -> Iterator[None]:
     """Another process holds the pipeline's lock, as a run does."""
     home.mkdir(parents=True)
-    code = (
-        "import sys, filelock; filelock.FileLock(sys.argv[1]).acquire(); print(flush=True); input()"
-    )
+    code = "import sys, filelock; held = filelock.FileLock(sys.argv[1]).acquire();"
+    code += "print(flush=True); input()"
     command = [sys.executable, "-c", code, str(home / ".lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout
