@@ -4,6 +4,7 @@ That reader (example_gen/utils.py, dict_to_example) takes every value that Pytho
 missing: 0, False and "" are lost; and it fails on dates, decimals and nested records.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 from pyarrow import types
 
 from .csv_rows import FLOAT, INT, STRING
+from .faults import Faults, Unreadable
 from .sources import sha256
 from .tally import Columns, Tally, same_columns
 
@@ -30,11 +32,28 @@ def read_parquet(file: Path, tally: Tally, columns: Columns, _: list[str]) -> st
             _look_at_types(file, schema, tally, columns)
             _read(file, table, tally, columns)
     except pa.ArrowException as error:
-        first = str(error).splitlines()[0]
-        raise tally.faults.stop(
-            file, None, f"not a Parquet file, or a damaged one ({first})", "Write it anew."
-        ) from None
+        raise _damaged(file, error, tally.faults) from None
     return sha256(file)
+
+
+def rows(file: Path, faults: Faults) -> Iterator[tuple[list[str], list[str]]]:
+    """Every row: (column names, cells as text). For a look at a table that is not known yet."""
+    try:
+        with pq.ParquetFile(file) as table:
+            schema = table.schema_arrow
+            known = [one.name for one in schema if _kind(one.type) is not None]
+            for batch in table.iter_batches(batch_size=_BATCH, columns=known):
+                for row in zip(*(column.to_pylist() for column in batch), strict=True):
+                    yield known, [_plain(value) for value in row]
+    except pa.ArrowException as error:
+        raise _damaged(file, error, faults) from None
+
+
+def _damaged(file: Path, error: pa.ArrowException, faults: Faults) -> Unreadable:
+    first = str(error).splitlines()[0]
+    return faults.stop(
+        file, None, f"not a Parquet file, or a damaged one ({first})", "Write it anew."
+    )
 
 
 def _look_at_types(file: Path, schema: pa.Schema, tally: Tally, columns: Columns) -> None:
@@ -48,9 +67,10 @@ def _look_at_types(file: Path, schema: pa.Schema, tally: Tally, columns: Columns
                 f"column {name!r} is of type {field.type}, which TFX's Parquet reader fails on",
                 "Take it out, or write it as a string.",
             )
-        if name in columns[0] and kind != STRING:
+        used = (*columns[0], columns[1], *columns[2])
+        if (name in columns[0] and kind != STRING) or (name in used and _is_list(field.type)):
             raise tally.faults.stop(
-                file, None, f"column {name!r} is {field.type}, and it is to be the text",
+                file, None, f"column {name!r} is of type {field.type}, and it is used as one text or value a row",
                 "Is it the right column?",
             )  # fmt: skip
         before = tally.types.setdefault(name, kind)
@@ -61,9 +81,13 @@ def _look_at_types(file: Path, schema: pa.Schema, tally: Tally, columns: Columns
             )  # fmt: skip
 
 
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(types.is_list(kind) or types.is_large_list(kind))
+
+
 def _kind(kind: pa.DataType) -> int | None:
     """INT, FLOAT or STRING as TFX makes of it; None if it fails."""
-    if types.is_dictionary(kind) or types.is_list(kind) or types.is_large_list(kind):
+    if types.is_dictionary(kind) or _is_list(kind):
         kind = kind.value_type
     if types.is_boolean(kind) or types.is_integer(kind):
         return INT
@@ -80,26 +104,30 @@ def _read(file: Path, table: pq.ParquetFile, tally: Tally, columns: Columns) -> 
     used = list(dict.fromkeys([*texts, label, *slices]))
     row = 0
     for batch in table.iter_batches(batch_size=_BATCH, columns=used):
-        values = {name: batch.column(name).to_pylist() for name in used}
-        for place in range(batch.num_rows):
+        columns_ = [batch.column(name).to_pylist() for name in used]
+        for cells in zip(*columns_, strict=True):
             row += 1
+            values = dict(zip(used, cells, strict=True))
             for name in (label, *slices):
-                if values[name][place] in (0, False) and not isinstance(values[name][place], str):
-                    tally.faults.add(
-                        file,
-                        row,
-                        f"column {name!r} holds {values[name][place]!r}, which TFX's Parquet "
-                        "reader takes for a missing value",
-                        f"Write the column as strings (pandas: "
-                        f"df[{name!r}] = df[{name!r}].astype(str)).",
-                    )
-            cells = [_text(file, row, name, values[name][place], tally) for name in texts]
-            tally.add(file, row, cells, _text(file, row, label, values[label][place], tally))
+                if name == label and type(values[name]) is int:
+                    continue  # trainer/preprocess.py reads a missing integer label as 0
+                if not values[name] and values[name] not in (None, "", b""):
+                    _lost(file, row, name, values[name], tally)
+            read = {name: _text(file, row, name, values[name], tally) for name in used}
+            sliced = [read[name] for name in slices]
+            tally.add(file, row, [read[name] for name in texts], read[label], sliced)
+
+
+def _lost(file: Path, row: int, name: str, value: Any, tally: Tally) -> None:
+    tally.faults.add(
+        file,
+        row,
+        f"column {name!r} holds {value!r}, which TFX's Parquet reader takes for a missing value",
+        f"Write the column as strings (pandas: df[{name!r}] = df[{name!r}].astype(str)).",
+    )
 
 
 def _text(file: Path, row: int, name: str, value: Any, tally: Tally) -> str:
-    if value is None:
-        return ""
     if isinstance(value, bytes):
         try:
             return value.decode("utf-8")
@@ -107,5 +135,13 @@ def _text(file: Path, row: int, name: str, value: Any, tally: Tally) -> str:
             tally.faults.add(
                 file, row, f"column {name!r} is not UTF-8", "Decode it before writing it."
             )
-            return value.decode("latin-1")
+    return _plain(value)
+
+
+def _plain(value: Any) -> str:
+    """A cell as the text that CSV would hold."""
+    if value is None:
+        return ""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
     return str(int(value) if isinstance(value, bool) else value)

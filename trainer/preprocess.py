@@ -51,6 +51,7 @@ def _column(values: Any) -> "tf.Tensor":
     import tensorflow as tf
 
     if isinstance(values, tf.SparseTensor):
+        # TFX's Parquet reader drops zeros; a label that is really missing stops in pre-flight.
         empty = "" if values.dtype == tf.string else 0
         values = tf.sparse.to_dense(
             tf.sparse.reset_shape(values, [tf.shape(values, tf.int64)[0], 1]), empty
