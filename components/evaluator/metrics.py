@@ -48,6 +48,7 @@ def eval_config(settings: dict[str, Any], classes: int) -> tfma.EvalConfig:
         spec.binarize.class_ids.values.extend([1] if classes == 2 else range(classes))
         if classes > 2:
             spec.aggregate.macro_average = True
+            spec.aggregate.class_weights.update(dict.fromkeys(range(classes), 1.0))
         specs.append(spec)
     model = tfma.ModelSpec(
         signature_name="serve_examples",
