@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+import espalier  # noqa: F401  (asks for Keras 2, before any test imports TensorFlow)
+
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 TEXTS = (
     "a good film , warm and funny .",
