@@ -1,6 +1,7 @@
 """The command line `espalier`. Commands parse, call the library and print; nothing else."""
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -123,6 +124,7 @@ def predict(
     ] = None,
 ) -> None:
     """Predict in this process from the newest pushed version. Texts come from --text or stdin."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow greets with a dozen lines
     from rich.table import Table
 
     from ..serving.predictor import Predictor

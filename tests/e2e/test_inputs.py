@@ -10,6 +10,7 @@ import pytest
 
 from espalier import Config, DataError, Predictor, RunResult, run
 
+THINGS = ("room", "soup")
 WORDS = {0: "no", 1: "maybe", 2: "yes"}
 
 
@@ -23,7 +24,7 @@ def write_pairs(folder: Path, labels: dict[int, str]) -> None:
     for split, rows in (("train", 240), ("eval", 48), ("test", 60)):
         grades = [rng.choice(sorted(labels)) for _ in range(rows)]
         columns = {
-            "question": [f"is the {rng.choice(['room', 'soup'])} lovely, {split} {i}" for i in range(rows)],
+            "question": [f"is the {rng.choice(THINGS)} lovely, {split} {i}" for i in range(rows)],
             "answer": [f"{labels[grade]} {labels[grade]} the order" for grade in grades],
             "grade": grades,
         }  # fmt: skip
