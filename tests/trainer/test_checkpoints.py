@@ -247,7 +247,7 @@ def test_weights_of_another_kind(folder: Path, tmp_path: Path, write_safetensors
     (folder / "pytorch_model.bin").write_bytes(b"")
     refuse(folder, "pytorch_model.bin is not opened")
     (folder / checkpoints.INDEX).write_text('{"weight_map": {"a": "gone.safetensors"}}')
-    refuse(folder, "gone.safetensors is missing", checkpoints.INDEX)
+    refuse(folder, "gone.safetensors is missing", "the index beside it")
     (folder / checkpoints.INDEX).write_text("{}")
     refuse(folder, "has no weight_map")
 
