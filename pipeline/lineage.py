@@ -60,8 +60,8 @@ def _draw(config: Config, version: str, run: str, nodes: dict[str, Node]) -> Tre
         root.add(escape(results.produced(verdict)))
     branch = root.add("made by")
     for node in nodes.values():
-        words = results.produced(node) or ", ".join(o.uri for o in node.outputs.values())
-        branch.add(f"{node.name} [dim]({node.state}, {node.seconds:.1f} s)[/] {escape(words)}")
+        words = escape(results.produced(node))
+        branch.add(f"{node.name} [dim]({node.state}, {node.seconds:.1f} s)[/] {words}")
     record = _record(config, run)
     if record:
         root.add("settings").add(escape(record.config.rstrip()))

@@ -7,10 +7,11 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -51,6 +52,21 @@ def quiet(log: Path) -> Iterator[IO[str]]:
             screen.close()
 
 
+def live(shown: RenderableType, console: Console) -> AbstractContextManager[Any]:
+    """Keep `shown` at the bottom of a terminal; show nothing where there is none."""
+    if not console.is_terminal:
+        return contextlib.nullcontext()
+    # Rich would print what libraries write to stdout and stderr, which belongs in the log.
+    return Live(
+        shown,
+        console=console,
+        refresh_per_second=4,
+        transient=True,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
+
+
 class Reporter(logging.Handler):
     """Turns log records into lines: TFX's about components, the trainer's about its steps.
 
@@ -77,7 +93,7 @@ class Reporter(logging.Handler):
             console=console,
         )
         self._task = self._bar.add_task("running", name="", total=None, visible=False)
-        self._live = Live(self._bar, console=console, refresh_per_second=4, transient=True)
+        self._live = live(self._bar, console)
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
@@ -91,9 +107,8 @@ class Reporter(logging.Handler):
         loggers[1].setLevel(logging.DEBUG)
         for logger in loggers:
             logger.addHandler(self)
-        live = self._live if self._console.is_terminal else contextlib.nullcontext()
         try:
-            with live:
+            with self._live:
                 yield
         finally:
             for logger in loggers:

@@ -133,7 +133,7 @@ def produced(node: Node) -> str:
     if node.state not in ("done", "cached"):
         return ""
     speak = _SPEAKERS.get(node.name)
-    return speak(node) if speak else ""
+    return speak(node) if speak else ", ".join(output.uri for output in node.outputs.values())
 
 
 def _say_gate(node: Node) -> str:
@@ -167,7 +167,12 @@ def _say_baseline(node: Node) -> str:
     return f"model {model.id}" if model else "none yet"
 
 
+def _say_transform(node: Node) -> str:
+    return node.outputs["transform_graph"].uri
+
+
 _SPEAKERS = {
+    "Transform": _say_transform,
     "DataGate": _say_gate,
     "Trainer": _say_trainer,
     "Evaluator": _say_evaluator,

@@ -5,19 +5,20 @@ import hashlib
 import json
 import time
 import traceback
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 from rich.console import Console
+from rich.spinner import Spinner
 
 from ..errors import ComponentError, ConfigError, EspalierError
 from ..trainer import families
 from . import code_digest, preflight, results
 from .config import Config
-from .progress import Reporter, quiet
+from .progress import Reporter, live, quiet
 from .results import RunResult
 from .store import Node, Store
 
@@ -132,8 +133,7 @@ def _run_pipeline(
     with quiet(log) as screen:
         console = console or Console(file=screen)
         console.print(f"log: {log}", style="dim", highlight=False, soft_wrap=True)
-        spinner = console.status("loading TFX") if console.is_terminal else nullcontext()
-        with spinner:
+        with live(Spinner("dots", "loading TFX"), console):
             from .dag import create_pipeline
 
             pipeline = create_pipeline(config, **options)

@@ -1,8 +1,14 @@
 """The whole line on a small job: what is pushed, what a second run does, what is refused."""
 
+import fcntl
 import json
+import os
+import pty
+import re
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 from typing import Any
 
@@ -119,3 +125,31 @@ def test_the_beam_runner_and_a_part_of_the_line(job: Any, first_run: RunResult) 
     assert result.status == "partial"
     assert {c.name for c in result.components} >= {"ExampleGen", "StatisticsGen", "SchemaGen"}
     assert "Trainer" not in {c.name for c in result.components}
+
+
+def test_a_terminal_shows_lines_and_none_of_tfxs_own_output(job: Any, first_run: RunResult) -> None:
+    command = [sys.executable, "-m", "espalier.pipeline.cli", "run", str(job.yaml)]
+    screen = on_a_terminal([*command, "--to", "SchemaGen", "--no-cache"])
+    assert "loading TFX" in screen
+    assert re.search(r"StatisticsGen +.*done", screen)
+    assert not re.search(r"INFO|WARNING|Warning|tensorflow/core", screen)
+
+
+def on_a_terminal(command: list[str]) -> str:
+    """All that a command writes when a terminal of 120 columns is its screen."""
+    main, worker = pty.openpty()
+    fcntl.ioctl(worker, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    process = subprocess.Popen(command, stdin=worker, stdout=worker, stderr=worker)
+    os.close(worker)
+    written = b""
+    while True:
+        try:
+            chunk = os.read(main, 65536)
+        except OSError:  # the last writer is gone
+            break
+        written += chunk
+        if not chunk:
+            break
+    os.close(main)
+    assert process.wait() == 0, written.decode()
+    return written.decode()
