@@ -10,6 +10,7 @@ still open at its end; a column is int64, float32 or bytes by what all of its ce
 import csv
 import io
 import re
+import shlex
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -71,6 +72,7 @@ class CsvFile:
     def __init__(self, path: Path, faults: Faults) -> None:
         self.path, self._faults = path, faults
         self.longest = (1, 2)
+        self._shell = shlex.quote(str(path))
         self._raw = _Hashed(path)
         self._file = io.BufferedReader(self._raw, 1 << 20)
         try:
@@ -96,17 +98,17 @@ class CsvFile:
             self._stop(None, "the file is empty", "Expected a line of column names, then rows.")
         for magic, (found, advice) in _OTHER_FORMATS.items():
             if raw.startswith(magic):
-                self._stop(None, f"this is {found}, not CSV", advice.format(self.path.name))
+                self._stop(None, f"this is {found}, not CSV", advice.format(self._shell))
         if raw.startswith(_BOM):
             self._stop(
                 1,
                 "the file begins with a UTF-8 byte order mark, which TFX makes part of the first "
                 "column's name",
-                f"Take it out: sed -i '1s/^\\xEF\\xBB\\xBF//' {self.path.name}",
+                f"Take it out: sed -i '1s/^\\xEF\\xBB\\xBF//' {self._shell}",
             )
         line = self._decode(raw, 1).strip()
         names = line.split(",")
-        if fault := _header_fault(line, names, self.path.name):
+        if fault := _header_fault(line, names, self._shell):
             self._stop(1, *fault)
         return names
 
@@ -152,7 +154,7 @@ class CsvFile:
                 line,
                 "not UTF-8",
                 f"Convert it, if {guess} is what it is: "
-                f"iconv -f {guess} -t utf-8 {self.path.name} > NEW",
+                f"iconv -f {guess} -t utf-8 {self._shell} > NEW",
                 f": byte 0x{raw[error.start]:02X} at byte {error.start + 1} of the line; as "
                 f"{guess} it reads {near.strip()!r}",
             )
@@ -177,10 +179,9 @@ class CsvFile:
         return row
 
     def _explain(self, record: str, line: int, error: str) -> None:
-        name = self.path.name
         if "NUL" in error:
             self._faults.add(
-                self.path, line, "a NUL byte", f"Take it out: tr -d '\\000' < {name} > NEW"
+                self.path, line, "a NUL byte", f"Take it out: tr -d '\\000' < {self._shell} > NEW"
             )
         elif "larger" in error:
             self._too_long(line)

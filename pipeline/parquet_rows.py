@@ -58,27 +58,21 @@ def _damaged(file: Path, error: pa.ArrowException, faults: Faults) -> Unreadable
 
 def _look_at_types(file: Path, schema: pa.Schema, tally: Tally, columns: Columns) -> None:
     same_columns(file, schema.names, tally, columns)
+    used = (*columns[0], columns[1], *columns[2])
     for field in schema:
         name, kind = field.name, _kind(field.type)
         if kind is None:
-            raise tally.faults.stop(
-                file,
-                None,
-                f"column {name!r} is of type {field.type}, which TFX's Parquet reader fails on",
-                "Take it out, or write it as a string.",
-            )
-        used = (*columns[0], columns[1], *columns[2])
-        if (name in columns[0] and kind != STRING) or (name in used and _is_list(field.type)):
-            raise tally.faults.stop(
-                file, None, f"column {name!r} is of type {field.type}, and it is used as one text or value a row",
-                "Is it the right column?",
-            )  # fmt: skip
-        before = tally.types.setdefault(name, kind)
-        if before != kind:
-            raise tally.faults.stop(
-                file, None, f"column {name!r} is {field.type}, and of another type in other files",
-                "Write it alike in all files.",
-            )  # fmt: skip
+            what, advice = "which TFX's Parquet reader fails on", "Take it out, or make strings."
+        elif name in columns[0] and kind != STRING:
+            what, advice = "and it is to be the text", "Is it the right column?"
+        elif name in used and _is_list(field.type):
+            what, advice = "and one value a row was expected", "Is it the right column?"
+        elif tally.types.setdefault(name, kind) != kind:
+            what, advice = "and of another type in the files before", "Write it alike in all."
+        else:
+            continue
+        what = f"column {name!r} is of type {field.type}, {what}"
+        raise tally.faults.stop(file, None, what, advice)
 
 
 def _is_list(kind: pa.DataType) -> bool:

@@ -6,8 +6,7 @@ line number. Imports neither TensorFlow nor TFX; holds a row at a time, and coun
 
 import hashlib
 import json
-import shutil
-import tempfile
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +15,18 @@ from typing import TYPE_CHECKING
 from ..errors import ConfigError
 from .csv_rows import STRING, CsvFile
 from .faults import Faults
+from .places import check_places, check_writable
 from .sources import find_files, find_sources, input_patterns, sha256
-from .tally import FEWEST_ROWS, Columns, Tally, canonical, judge, listed, percentiles, same_columns
+from .tally import (
+    FEWEST_ROWS,
+    MOST_SLICES,
+    Columns,
+    Tally,
+    judge,
+    listed,
+    percentiles,
+    same_columns,
+)
 
 if TYPE_CHECKING:
     from .config import Config
@@ -64,8 +73,12 @@ class DataReport:
     warnings: list[str] = field(default_factory=list)
 
 
-def check(config: "Config") -> DataReport:
+def check(config: "Config", progress: Callable[[str], None] | None = None) -> DataReport:
     """Look at all that a run needs, in seconds (a named checkpoint is fetched the first time).
+
+    Args:
+        config: the job.
+        progress: called with a line of text about what takes time: a download.
 
     Raises:
         ConfigError, CheckpointError, DataError: one message that says every fault found.
@@ -73,8 +86,8 @@ def check(config: "Config") -> DataReport:
     from ..trainer import families
 
     data = config.data
-    if data.schema_file and not Path(data.schema_file).is_file():
-        raise ConfigError(f"data.schema: {data.schema_file}: no such file.")
+    if data.schema_file:
+        _check_schema(Path(data.schema_file))
     splits = find_sources(data.sources, data.format)
     input_patterns(splits)
     if data.format == "tfrecord":
@@ -82,10 +95,8 @@ def check(config: "Config") -> DataReport:
     else:
         look = check_csv if data.format == "csv" else check_parquet
         report = look(splits, data.texts, data.label, config.evaluate.slices)
-    needed = 200_000_000 + 4 * report.bytes  # a small model, and the rows in four forms
-    check_writable(config.home, needed)
-    check_writable(Path(config.push.to), needed)
-    families.load(config.model.family).check(config.model)
+    families.load(config.model.family).check(config.model, progress)
+    check_places(config, report.bytes)
     length = getattr(config.model, "sequence_length", None)
     if length and report.words and report.words[95] * TOKENS_PER_WORD > length:
         report.warnings.append(
@@ -94,6 +105,19 @@ def check(config: "Config") -> DataReport:
             f"be cut."
         )
     return report
+
+
+def _check_schema(file: Path) -> None:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "not UTF-8"
+        raise ConfigError(f"data.schema: {file} cannot be read: {why}.") from None
+    if not re.search(r"^\s*feature\s*\{", text, re.MULTILINE):
+        raise ConfigError(
+            f"data.schema: {file} has no `feature {{`. Expected a TFDV schema as text, as a run "
+            f"leaves one in artifacts/SchemaGen."
+        )
 
 
 def check_csv(
@@ -168,9 +192,10 @@ def _read_csv(file: Path, tally: Tally, columns: Columns, warnings: list[str]) -
         same_columns(file, table.columns, tally, columns)
         texts = [table.columns.index(name) for name in columns[0]]
         label = table.columns.index(columns[1])
+        slices = [table.columns.index(name) for name in columns[2]]
         undecided = list(enumerate(table.columns))  # columns not known to be strings yet
         for line, row in table.rows():
-            tally.add(file, line, [row[place] for place in texts], row[label])
+            tally.add(file, line, [row[i] for i in texts], row[label], [row[i] for i in slices])
             if undecided:
                 tally.infer((name, row[place]) for place, name in undecided)
                 undecided = [one for one in undecided if tally.types[one[1]] < STRING]
@@ -189,11 +214,17 @@ def _fill(report: DataReport, tallies: Mapping[str, Tally]) -> None:
         report.columns = report.columns or tally.columns
         report.rows[split] = tally.rows
         ordered = sorted(tally.labels.items(), key=lambda item: -item[1])
-        report.labels[split] = {canonical(label): count for label, count in ordered}
+        report.labels[split] = {tally.canonical(label): count for label, count in ordered}
         for count, rows in tally.words.items():
             words[count] = words.get(count, 0) + rows
     report.words = percentiles(words)
     report.warnings += _doubts(next(iter(tallies)), report)
+    many = {name for t in tallies.values() for name, v in t.slices.items() if len(v) > MOST_SLICES}
+    report.warnings += [
+        f"evaluate.slices: {name!r} has more than {MOST_SLICES} different values, and each gets "
+        f"metrics of its own."
+        for name in sorted(many)
+    ]
 
 
 def _doubts(trained: str, report: DataReport) -> list[str]:
@@ -218,35 +249,3 @@ def _doubts(trained: str, report: DataReport) -> list[str]:
             f"{report.rows['all']} rows are few: split 8:1:1, eval or test may be left with none."
         )
     return found
-
-
-def check_writable(path: Path, needed_bytes: int) -> None:
-    """Really write to the folder, or the nearest one above it that exists, and look at its space.
-
-    Raises:
-        ConfigError: not writable, or too little space; says which folder.
-    """
-    folder = path
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    if not folder.is_dir():
-        raise ConfigError(f"{path}: {folder} is a file, and a folder is needed there.")
-    try:
-        with tempfile.TemporaryFile(dir=folder) as probe:
-            probe.write(b"\0")
-            probe.flush()
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: the folder {folder} cannot be written to: {error.strerror}. Change its "
-            f"permissions or name another place."
-        ) from None
-    free = shutil.disk_usage(folder).free
-    if free < needed_bytes:
-        raise ConfigError(
-            f"{path}: about {_size(needed_bytes)} are needed, and {_size(free)} are free in "
-            f"{folder}. Make room or name another place."
-        )
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

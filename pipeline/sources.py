@@ -16,7 +16,12 @@ from pathlib import Path
 
 from ..errors import ConfigError, DataError
 
-SUFFIXES = {"csv": (".csv",), "parquet": (".parquet",), "tfrecord": ("",)}
+# Globs of how a file's name ends, in lower case.
+SUFFIXES = {
+    "csv": (".csv",),
+    "parquet": (".parquet", ".pq"),
+    "tfrecord": (".tfrecord", ".tfrecords", ".gz", "-of-[0-9]*"),
+}
 _SHOWN = 5
 
 
@@ -71,7 +76,7 @@ def find_files(path: str, suffixes: tuple[str, ...]) -> list[Path]:
 
 
 def _in_folder(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    names = [name for name in _names(folder) if name.endswith(suffixes)]
+    names = [name for name in _names(folder) if _ends(name, suffixes)]
     if files := [folder / name for name in names if (folder / name).is_file()]:
         return files
     packed = any(name.endswith((".gz", ".zip", ".bz2", ".xz")) for name in _names(folder))
@@ -81,9 +86,12 @@ def _in_folder(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     )
 
 
+def _ends(name: str, suffixes: tuple[str, ...]) -> bool:
+    return any(fnmatch.fnmatchcase(name.lower(), f"*{suffix}") for suffix in suffixes)
+
+
 def _expected(suffixes: tuple[str, ...]) -> str:
-    named = [f"*{suffix}" for suffix in suffixes if suffix]
-    return f"file named {' or '.join(named)}" if named else "file"
+    return f"file named {' or '.join(f'*{suffix}' for suffix in suffixes)}"
 
 
 def _names(folder: Path) -> list[str]:
@@ -169,8 +177,11 @@ def _candidates(names: Sequence[str]) -> list[str]:
         return [glob.escape(names[0])]
     start = _shared_start(names)
     end = _shared_start([name[len(start) :][::-1] for name in names])[::-1]
+    suffix = Path(names[0]).suffix
+    any_case = "".join(f"[{c.lower()}{c.upper()}]" if c.isalpha() else c for c in suffix)
     return [
-        f"[!.]*{glob.escape(Path(names[0]).suffix)}",
+        f"[!.]*{glob.escape(suffix)}",
+        f"[!.]*{any_case}",
         f"{glob.escape(start)}*{glob.escape(end)}" if start else f"[!.]*{glob.escape(end)}",
     ]
 

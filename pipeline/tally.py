@@ -11,6 +11,8 @@ Columns = tuple[Sequence[str], str, Sequence[str]]  # texts, label, slices
 
 MOST_LABELS = 10_000
 FEWEST_ROWS = 10  # that can be split 8:1:1 at all
+MOST_SLICES = 200  # values of a slice's column before it is doubted
+_LONGEST_LABEL = 200  # characters
 _LONGEST_TEXT = 10_000  # words; more are counted as this many
 _PERCENTILES = (50, 90, 95, 99, 100)
 
@@ -20,7 +22,7 @@ class Tally:
 
     def __init__(self, split: str, faults: Faults, columns: Columns) -> None:
         self.split, self.faults = split, faults
-        self.texts, self.label, _ = columns
+        self.texts, self.label, slices = columns
         self.columns: list[str] = []
         self.rows = 0
         self.labels: dict[str, int] = {}
@@ -28,8 +30,11 @@ class Tally:
         self.words: dict[int, int] = {}
         self.types: dict[str, int] = {}
         self.too_many = False  # different labels
+        self.slices: dict[str, set[str]] = {name: set() for name in slices}
 
-    def add(self, file: Path, place: int, texts: Sequence[str], label: str) -> None:
+    def add(
+        self, file: Path, place: int, texts: Sequence[str], label: str, slices: Sequence[str]
+    ) -> None:
         """Count one row; note it if a text or its label is empty."""
         self.rows += 1
         words = 0
@@ -42,8 +47,24 @@ class Tally:
         self.words[words] = self.words.get(words, 0) + 1
         if label in self.labels:
             self.labels[label] += 1
-        elif not label or label.isspace():
+        else:
+            self._new_label(file, place, label)
+        for seen, value in zip(self.slices.values(), slices, strict=True):
+            if len(seen) <= MOST_SLICES:
+                seen.add(value)
+
+    def _new_label(self, file: Path, place: int, label: str) -> None:
+        if not label or label.isspace():
             self._empty(file, place, self.label, "label")
+        elif len(label) > _LONGEST_LABEL or "\n" in label or "\r" in label:
+            self.faults.add(
+                file,
+                place,
+                f"a label longer than {_LONGEST_LABEL} characters or a line, in column "
+                f"{self.label!r}",
+                "Is it the right column?",
+                f": {label[:40]!r}...",
+            )
         elif len(self.labels) < MOST_LABELS:
             self.labels[label] = 1
             self.first[label] = (file, place)
@@ -59,6 +80,10 @@ class Tally:
         """Widen the columns' types by these cells."""
         for name, cell in cells:
             self.types[name] = max(self.types.get(name, UNKNOWN), kind_of(cell))
+
+    def canonical(self, label: str) -> str:
+        """The label as it comes out of TFX: without sign, zeros and spaces where all are whole."""
+        return str(int(label)) if self.types.get(self.label) == INT else label
 
     @property
     def some(self) -> str:
@@ -147,6 +172,8 @@ def _labels_fault(tally: Tally) -> tuple[str, str] | None:
         )
     if tally.too_many:
         return f"{column} has more than {MOST_LABELS:,} different values ({tally.some})", right
+    if 2 * len(tally.labels) > tally.rows >= FEWEST_ROWS:
+        return f"{column} has {len(tally.labels):,} different values in {tally.rows:,} rows", right
     if kind == INT and (same := _same_number(tally.labels)):
         return (
             f"{same[0]!r} and {same[1]!r} in {column} are the same whole number to TFX",
@@ -189,21 +216,18 @@ def _judge_other(tally: Tally, train: Tally, place: str, faults: Faults) -> None
                 f"{TYPE_NAMES[expected]} in {train.split}, as TFX reads it",
                 "Write it alike in both; a letter in a cell makes strings of the whole column.",
             )
-    known = set(map(canonical, train.labels))
-    for label, (file, line) in tally.first.items():
-        if canonical(label) not in known:
-            faults.add(
-                file,
-                line,
-                f"label {label!r} is in {tally.split} ({tally.labels[label]:,} of its rows) and "
-                f"not in {train.split}",
-                f"A model cannot know it. {train.split} has {train.some}.",
-            )
-
-
-def canonical(label: str) -> str:
-    """The label as it comes out of TFX: a whole number without sign, zeros and spaces."""
-    return str(int(label)) if kind_of(label) == INT else label
+    known = set(map(train.canonical, train.labels))
+    unknown = [label for label in tally.labels if tally.canonical(label) not in known]
+    if unknown:
+        count = sum(tally.labels[label] for label in unknown)
+        near = difflib.get_close_matches(unknown[0], train.labels, 1)
+        faults.add(
+            *tally.first[unknown[0]],
+            f"label {listed(unknown[:5])} is in {tally.split} ({count:,} rows) and not in "
+            f"{train.split}",
+            f"{f'Did you mean {near[0]!r}? ' if near else ''}A model cannot know it; "
+            f"{train.split} has {train.some}.",
+        )
 
 
 def percentiles(counts: Mapping[int, int]) -> dict[int, int]:

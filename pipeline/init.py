@@ -1,0 +1,264 @@
+"""Look at the user's data and write a commented configuration for it."""
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ..errors import DataError
+from .columns import Column, look_at
+from .preflight import TOKENS_PER_WORD, DataReport, check_csv, check_parquet
+from .sources import find_files, input_patterns
+
+_SPLIT_WORDS = {
+    "train": ("train", "training"),
+    "eval": ("eval", "dev", "valid", "val", "validation", "development", "evaluation"),
+    "test": ("test", "testing", "heldout"),
+}
+# The likeliest first.
+_LABEL_NAMES = (
+    ("label", "labels", "class", "sentiment", "target", "gold", "y"),
+    ("category", "intent", "topic", "rating", "stars", "score", "polarity", "spam", "answer"),
+)
+_TEXT_PAIRS = (
+    ("premise", "hypothesis"),
+    ("question", "answer"),
+    ("question", "passage"),
+    ("question", "sentence"),
+    ("question1", "question2"),
+    ("sentence1", "sentence2"),
+    ("text1", "text2"),
+    ("text_a", "text_b"),
+    ("query", "document"),
+)
+_MOST_SLICES, _MOST_SLICE_VALUES = 3, 20
+_SHORTEST, _LONGEST = 32, 512  # tokens; BERT's checkpoints have 512 positions
+
+
+def propose(path: Path) -> str:
+    """A YAML configuration, each choice with its reason, for a CSV or Parquet file or folder.
+
+    Raises:
+        DataError: the data cannot be used, or it cannot be told which columns are meant.
+    """
+    kind, sources, note = _sources(path)
+    files = {name: find_files(one, (f".{kind}",)) for name, one in sources.items()}
+    columns = look_at(files[next(iter(files))], kind)
+    texts = _texts(columns, path)
+    label = _label([column for column in columns if column not in texts], columns, path)
+    slices = _slices([column for column in columns if column not in (*texts, label)])
+    check = check_csv if kind == "csv" else check_parquet
+    names = [column.name for column in texts]
+    report = check(files, names, label.name, [column.name for column in slices])
+    return "\n".join(
+        [
+            *_head(path),
+            *_data(kind, sources, note, texts, label, report),
+            *_model(report, pair=len(texts) > 1),
+            *_training(report),
+            *_evaluation(report, slices),
+            "",
+            "push:",
+            f"  to: {_quoted('models/' + _name(path))}  # TensorFlow Serving watches this folder",
+            "  keep: 5  # versions",
+            "",
+        ]
+    )
+
+
+def _sources(path: Path) -> tuple[str, dict[str, str], str]:
+    """(format, a path per split or one under `all`, a remark on what was found)."""
+    if not path.is_dir():
+        kind = "parquet" if path.suffix == ".parquet" else "csv"
+        find_files(str(path), (f".{kind}",))
+        return kind, {"all": str(path)}, "one source, split 8:1:1 by a hash of each row"
+    entries = [one for one in sorted(path.iterdir()) if not one.name.startswith(".")]
+    for kind in ("csv", "parquet"):
+        tables = [one for one in entries if one.is_dir() or one.suffix == f".{kind}"]
+        named = {split: [o for o in tables if _split_of(o) == split] for split in _SPLIT_WORDS}
+        if named["train"] and (named["eval"] or named["test"]):
+            return kind, *_separate(named, kind)
+        if any(one.suffix == f".{kind}" and one.is_file() for one in entries):
+            return kind, {"all": str(path)}, "a folder, split 8:1:1 by a hash of each row"
+    find_files(str(path), (".csv", ".parquet"))  # raises: says what is there
+    raise DataError(f"{path}: expected CSV or Parquet files.")
+
+
+def _split_of(path: Path) -> str | None:
+    words = re.split(r"[^a-z]+", (path.stem if path.is_file() else path.name).lower())
+    found = [split for split, known in _SPLIT_WORDS.items() if set(known) & set(words)]
+    return found[0] if len(found) == 1 else None
+
+
+def _separate(named: Mapping[str, list[Path]], kind: str) -> tuple[dict[str, str], str]:
+    """A path per split and a remark, from what bears the splits' names."""
+    sources = {}
+    for split, paths in named.items():
+        if len(paths) == 1:
+            sources[split] = str(paths[0])
+        elif paths:
+            base, patterns = input_patterns({split: [one for one in paths if one.is_file()]})
+            sources[split] = f"{base}/{patterns[split]}"
+    if "eval" not in sources:
+        return {"train": sources["train"], "eval": sources["test"]}, (
+            "no file for eval: the test rows choose the best epoch, too, so their score flatters"
+        )
+    return sources, "separate files, by their names"
+
+
+def _texts(columns: Sequence[Column], path: Path) -> list[Column]:
+    by_name = {column.name.lower(): column for column in columns}
+    for first, second in _TEXT_PAIRS:
+        pair = [by_name[name] for name in (first, second) if name in by_name]
+        if len(pair) == 2 and all(column.is_text for column in pair):
+            return pair
+    found = sorted((c for c in columns if c.is_text), key=lambda c: -c.mean_characters)
+    # Few rows: nothing is "many", but something still is the longest.
+    found = found or sorted(
+        (c for c in columns if c.mean_words >= 3), key=lambda c: -c.mean_characters
+    )
+    if not found:
+        raise _undecided(path, "no column looks like the text to read", columns)
+    return found[:1]
+
+
+def _label(candidates: Sequence[Column], columns: Sequence[Column], path: Path) -> Column:
+    classes = [column for column in candidates if column.is_class]
+    for names in _LABEL_NAMES:
+        for name in names:
+            for column in candidates:
+                if column.name.strip().lower() == name and not column.many:
+                    return column
+        near = [c for c in classes if set(re.split(r"[^a-z]+", c.name.lower())) & set(names)]
+        if len(near) == 1:
+            return near[0]
+    if len(classes) == 1:
+        return classes[0]
+    what = "more than one column could be the label" if classes else "no column looks like a label"
+    raise _undecided(path, what, columns)
+
+
+def _undecided(path: Path, what: str, columns: Sequence[Column]) -> DataError:
+    looks = "\n".join(f"  {column.describe()}" for column in columns)
+    return DataError(
+        f"{path}: {what} (a text has several words a row, a label a few values that repeat):\n"
+        f"{looks}\nName the label's column `label` and run this again, or copy "
+        f"examples/reviews.yaml and set data.text and data.label."
+    )
+
+
+def _slices(candidates: Sequence[Column]) -> list[Column]:
+    found = [c for c in candidates if c.is_class and not c.blank]
+    return [c for c in found if len(c.values) <= _MOST_SLICE_VALUES][:_MOST_SLICES]
+
+
+def _head(path: Path) -> list[str]:
+    return [
+        f"# Written by `espalier init {path}`, from what the data looks like.",
+        "# Every other key and its default: docs/configuration.md.",
+        "version: 1",
+        f"name: {_name(path)}",
+        "",
+    ]
+
+
+def _name(path: Path) -> str:
+    """A pipeline's name out of a path: lower-case letters, digits and dashes."""
+    stem = path.resolve().stem if path.is_file() else path.resolve().name
+    if stem in ("data", "dataset") or _split_of(path):
+        stem = path.resolve().parent.name
+    name = re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-")
+    return (name if name[:1].isalpha() else f"job-{name}")[:63].strip("-")
+
+
+def _data(
+    kind: str,
+    sources: Mapping[str, str],
+    note: str,
+    texts: Sequence[Column],
+    label: Column,
+    report: DataReport,
+) -> list[str]:
+    rows = " + ".join(f"{count:,}" for count in report.rows.values())
+    lines = ["data:", f"  # {rows} rows; {note}"]
+    if "all" in sources:
+        lines.append(f"  {kind}: {_quoted(sources['all'])}")
+    else:
+        lines.append(f"  {kind}:")
+        lines += [f"    {split}: {_quoted(one)}" for split, one in sources.items()]
+    names = ", ".join(_quoted(column.name) for column in texts)
+    length = " and ".join(f"{column.mean_words:.0f}" for column in texts)
+    why = "the longest text" if len(texts) == 1 else "read as a pair"
+    lines.append(f"  text: {names if len(texts) == 1 else f'[{names}]'}  # {why}: {length} words")
+    labels = next(iter(report.labels.values()))
+    shown = ", ".join(f"{_short(name)}: {count:,}" for name, count in list(labels.items())[:5])
+    more = f", ... {len(labels)} in all" if len(labels) > 5 else ""
+    return [*lines, f"  label: {_quoted(label.name)}  # rows of {shown}{more}"]
+
+
+def _model(report: DataReport, pair: bool) -> list[str]:
+    middle, most = report.words[50], report.words[95]
+    tokens = most * TOKENS_PER_WORD + (3 if pair else 2)  # and [CLS], [SEP]
+    length = min(_LONGEST, max(_SHORTEST, math.ceil(tokens / 8) * 8))
+    cut = "; longer rows are cut" if report.words[100] * TOKENS_PER_WORD > length else ""
+    return [
+        "",
+        "model:",
+        "  family: bert",
+        "  start: minilm  # 6 layers, English, 90 MB, fetched once; `tiny` needs no network",
+        f"  # Rows have {middle} words in the middle, and 95 % of them {most} or fewer{cut}.",
+        f"  sequence_length: {length}  # tokens, about {TOKENS_PER_WORD} a word",
+    ]
+
+
+def _training(report: DataReport) -> list[str]:
+    counts = next(iter(report.labels.values())).values()
+    lines = [
+        "",
+        "train:",
+        "  epochs: 3  # the best of them is kept",
+        "  batch_size: 32",
+        "  learning_rate: 3e-4  # high for BERT; MiniLM is small and takes it",
+    ]
+    if max(counts) >= 5 * min(counts):
+        lines.append(
+            "  class_weight: balanced  # the most frequent label has "
+            f"{max(counts) / min(counts):.0f} times the rows of the rarest"
+        )
+    return lines
+
+
+def _evaluation(report: DataReport, slices: Sequence[Column]) -> list[str]:
+    labels = list(report.labels.values())[-1]
+    common, count = next(iter(labels.items()))
+    share = count / sum(labels.values())
+    metrics = "[f1, accuracy, auc]" if share > 0.8 else "[accuracy, f1, auc]"
+    why = "  # f1 first: nearly all rows have one label" if share > 0.8 else ""
+    lines = ["", "evaluate:", f"  metrics: {metrics}{why}"]
+    if slices:
+        values = ", ".join(f"{column.name}: {len(column.values)} values" for column in slices)
+        names = ", ".join(_quoted(column.name) for column in slices)
+        lines.append(f"  slices: [{names}]  # shown separately ({_short(values)})")
+    return [
+        *lines,
+        f"  # Always answering {_short(common)} reaches {share:.2f}: raise this to what you need.",
+        "  at_least:",
+        f"    accuracy: {min(0.99, math.floor(share * 100 + 1) / 100):.2f}",
+        "  worse_than_blessed_by_at_most:",
+        "    accuracy: 0.01",
+    ]
+
+
+def _short(text: str) -> str:
+    """For a comment: one line, not long."""
+    plain = " ".join(text.split())
+    return plain if len(plain) <= 60 else f"{plain[:57]}..."
+
+
+def _quoted(text: str) -> str:
+    """As YAML: bare where that is safe."""
+    words = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
+    if re.fullmatch(r"[A-Za-z_./][\w./-]*", text) and text.lower() not in words:
+        return text
+    return json.dumps(text, ensure_ascii=False)

@@ -1,0 +1,69 @@
+"""The folders that a run writes to: can they be written, and is there room?"""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from .config import Config
+
+
+def check_places(config: "Config", rows: int) -> None:
+    """Raise ConfigError unless a run finds room for what it leaves.
+
+    The rows in four forms, the weights with their optimizer's state (three times), then twice
+    as a SavedModel, and once more where it is pushed.
+
+    Args:
+        config: the job.
+        rows: bytes of the user's rows.
+    """
+    weights = _start_bytes(config)
+    check_writable(config.home, 4 * rows + 6 * weights + 100_000_000)
+    check_writable(Path(config.push.to), 2 * weights + 20_000_000)
+
+
+def _start_bytes(config: "Config") -> int:
+    """The size of the checkpoint's files; 0 where training starts from scratch."""
+    from ..trainer import checkpoints
+
+    try:
+        folder = checkpoints.resolve(str(getattr(config.model, "start", "")))
+    except CheckpointError:
+        return 0
+    return sum(file.stat().st_size for name in checkpoints.FILES for file in folder.glob(name))
+
+
+def check_writable(path: Path, needed_bytes: int) -> None:
+    """Really write to the folder, or the nearest one above it that exists, and look at its space.
+
+    Raises:
+        ConfigError: not writable, or too little space; says which folder.
+    """
+    folder = path
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir():
+        raise ConfigError(f"{path}: {folder} is a file, and a folder is needed there.")
+    try:
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"\0")
+            probe.flush()
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: the folder {folder} cannot be written to: {error.strerror}. Change its "
+            f"permissions or name another place."
+        ) from None
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes:
+        raise ConfigError(
+            f"{path}: about {_size(needed_bytes)} are needed, and {_size(free)} are free in "
+            f"{folder}. Make room or name another place."
+        )
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
