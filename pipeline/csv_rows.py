@@ -62,6 +62,7 @@ class CsvFile:
 
     Attributes:
         columns: the header's names.
+        lines: the current row's lines where it spans several, else none.
         longest: (lines, first line) of the row that spans the most lines.
 
     Raises:
@@ -71,6 +72,7 @@ class CsvFile:
 
     def __init__(self, path: Path, faults: Faults) -> None:
         self.path, self._faults = path, faults
+        self.lines: list[str] = []
         self.longest = (1, 2)
         self._shell = shlex.quote(str(path))
         self._raw = _Hashed(path)
@@ -132,8 +134,9 @@ class CsvFile:
                 if size >= _LONGEST:
                     break
                 continue
+            self.lines = [*pending, text] if pending else []
             if pending:
-                text = "".join([*pending, text])
+                text = "".join(self.lines)
                 pending.clear()
                 self.longest = max(self.longest, (line - begin + 1, begin))
             if row := self._parse(text, begin):

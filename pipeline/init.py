@@ -9,13 +9,8 @@ from pathlib import Path
 from ..errors import DataError
 from .columns import Column, look_at
 from .preflight import TOKENS_PER_WORD, DataReport, check_csv, check_parquet
-from .sources import find_files, input_patterns
+from .sources import SPLIT_WORDS, find_files, input_patterns, split_of
 
-_SPLIT_WORDS = {
-    "train": ("train", "training"),
-    "eval": ("eval", "dev", "valid", "val", "validation", "development", "evaluation"),
-    "test": ("test", "testing", "heldout"),
-}
 # The likeliest first.
 _LABEL_NAMES = (
     ("label", "labels", "class", "sentiment", "target", "gold", "y"),
@@ -76,19 +71,13 @@ def _sources(path: Path) -> tuple[str, dict[str, str], str]:
     entries = [one for one in sorted(path.iterdir()) if not one.name.startswith(".")]
     for kind in ("csv", "parquet"):
         tables = [one for one in entries if one.is_dir() or one.suffix == f".{kind}"]
-        named = {split: [o for o in tables if _split_of(o) == split] for split in _SPLIT_WORDS}
+        named = {split: [o for o in tables if split_of(o) == split] for split in SPLIT_WORDS}
         if named["train"] and (named["eval"] or named["test"]):
             return kind, *_separate(named, kind)
         if any(one.suffix == f".{kind}" and one.is_file() for one in entries):
             return kind, {"all": str(path)}, "a folder, split 8:1:1 by a hash of each row"
     find_files(str(path), (".csv", ".parquet"))  # raises: says what is there
     raise DataError(f"{path}: expected CSV or Parquet files.")
-
-
-def _split_of(path: Path) -> str | None:
-    words = re.split(r"[^a-z]+", (path.stem if path.is_file() else path.name).lower())
-    found = [split for split, known in _SPLIT_WORDS.items() if set(known) & set(words)]
-    return found[0] if len(found) == 1 else None
 
 
 def _separate(named: Mapping[str, list[Path]], kind: str) -> tuple[dict[str, str], str]:
@@ -166,7 +155,7 @@ def _head(path: Path) -> list[str]:
 def _name(path: Path) -> str:
     """A pipeline's name out of a path: lower-case letters, digits and dashes."""
     stem = path.resolve().stem if path.is_file() else path.resolve().name
-    if stem in ("data", "dataset") or _split_of(path):
+    if stem in ("data", "dataset") or split_of(path):
         stem = path.resolve().parent.name
     name = re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-")
     return (name if name[:1].isalpha() else f"job-{name}")[:63].strip("-")

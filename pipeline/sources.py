@@ -11,6 +11,7 @@ import fnmatch
 import glob
 import hashlib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,6 +22,12 @@ SUFFIXES = {
     "csv": (".csv",),
     "parquet": (".parquet", ".pq"),
     "tfrecord": (".tfrecord", ".tfrecords", ".gz", "-of-[0-9]*"),
+}
+# Words in a file's or folder's name that say which split it is.
+SPLIT_WORDS = {
+    "train": ("train", "training"),
+    "eval": ("eval", "dev", "valid", "val", "validation", "development", "evaluation"),
+    "test": ("test", "testing", "heldout"),
 }
 _SHOWN = 5
 
@@ -109,6 +116,13 @@ def _seen(folder: Path) -> str:
     shown = ", ".join(names[:_SHOWN])
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return f"{folder} holds {shown}{more}." if names else f"{folder} is empty."
+
+
+def split_of(path: Path) -> str | None:
+    """The split that a file or folder is named after: train, eval or test."""
+    words = re.split(r"[^a-z]+", (path.stem if path.is_file() else path.name).lower())
+    found = [split for split, known in SPLIT_WORDS.items() if set(known) & set(words)]
+    return found[0] if len(found) == 1 else None
 
 
 def sha256(file: Path) -> str:

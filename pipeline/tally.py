@@ -10,7 +10,7 @@ from .faults import Faults, Unreadable
 Columns = tuple[Sequence[str], str, Sequence[str]]  # texts, label, slices
 
 MOST_LABELS = 10_000
-FEWEST_ROWS = 10  # that can be split 8:1:1 at all
+FEWEST_ROWS = 20  # to be split 8:1:1; of fewer, eval or test is too often left with none
 MOST_SLICES = 200  # values of a slice's column before it is doubted
 _LONGEST_LABEL = 200  # characters
 _LONGEST_TEXT = 10_000  # words; more are counted as this many
@@ -75,6 +75,11 @@ class Tally:
         self.faults.add(
             file, place, f"empty {what} in column {name!r}", "Fill it in or take the row out."
         )
+
+    def is_row(self, fields: Sequence[str]) -> bool:
+        """Whether these look like a row: as many fields as columns, with a label seen before."""
+        known = len(fields) == len(self.columns)
+        return known and fields[self.columns.index(self.label)] in self.labels
 
     def infer(self, cells: Iterable[tuple[str, str]]) -> None:
         """Widen the columns' types by these cells."""
