@@ -9,7 +9,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 # TF-MOT and keras-nlp 0.12 work with Keras 2 only. Set before anything imports TensorFlow;
-# child processes inherit it. `trainer.keras2()` refuses with a sentence if it came too late.
+# child processes inherit it.
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
 if TYPE_CHECKING:

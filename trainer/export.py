@@ -91,12 +91,17 @@ class _Signatures:
     def add_to(self, archive: Any) -> None:
         import tensorflow as tf
 
+        plain = tf.autograph.experimental.do_not_convert  # as in fit.compile_model
         inputs = TEXT_INPUTS[: len(self._columns.texts)]
         strings = [tf.TensorSpec([None], tf.string, name=name) for name in inputs]
         examples = [tf.TensorSpec([None], tf.string, name="examples")]
-        archive.add_endpoint("serving_default", self._serve_raw, input_signature=strings)
-        archive.add_endpoint("serve_examples", self._serve_examples, input_signature=examples)
-        archive.add_endpoint("transform_features", self._transform_all, input_signature=examples)
+        archive.add_endpoint("serving_default", plain(self._serve_raw), input_signature=strings)
+        archive.add_endpoint(
+            "serve_examples", plain(self._serve_examples), input_signature=examples
+        )
+        archive.add_endpoint(
+            "transform_features", plain(self._transform_all), input_signature=examples
+        )
 
     def _serve_raw(self, text: "tf.Tensor", text_pair: "tf.Tensor | None" = None) -> Any:
         texts = [text] if text_pair is None else [text, text_pair]
