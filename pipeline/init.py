@@ -9,7 +9,7 @@ from pathlib import Path
 from ..errors import DataError
 from .columns import Column, look_at
 from .preflight import TOKENS_PER_WORD, DataReport, check_csv, check_parquet
-from .sources import SPLIT_WORDS, find_files, input_patterns, split_of
+from .sources import SPLIT_WORDS, SUFFIXES, find_files, input_patterns, is_named, split_of
 
 # The likeliest first.
 _LABEL_NAMES = (
@@ -38,7 +38,7 @@ def propose(path: Path) -> str:
         DataError: the data cannot be used, or it cannot be told which columns are meant.
     """
     kind, sources, note = _sources(path)
-    files = {name: find_files(one, (f".{kind}",)) for name, one in sources.items()}
+    files = {name: find_files(one, SUFFIXES[kind]) for name, one in sources.items()}
     columns = look_at(files[next(iter(files))], kind)
     texts = _texts(columns, path)
     label = _label([column for column in columns if column not in texts], columns, path)
@@ -65,18 +65,18 @@ def propose(path: Path) -> str:
 def _sources(path: Path) -> tuple[str, dict[str, str], str]:
     """(format, a path per split or one under `all`, a remark on what was found)."""
     if not path.is_dir():
-        kind = "parquet" if path.suffix == ".parquet" else "csv"
-        find_files(str(path), (f".{kind}",))
+        kind = "parquet" if is_named(path.name, SUFFIXES["parquet"]) else "csv"
+        find_files(str(path), SUFFIXES[kind])
         return kind, {"all": str(path)}, "one source, split 8:1:1 by a hash of each row"
     entries = [one for one in sorted(path.iterdir()) if not one.name.startswith(".")]
     for kind in ("csv", "parquet"):
-        tables = [one for one in entries if one.is_dir() or one.suffix == f".{kind}"]
+        tables = [one for one in entries if one.is_dir() or is_named(one.name, SUFFIXES[kind])]
         named = {split: [o for o in tables if split_of(o) == split] for split in SPLIT_WORDS}
         if named["train"] and (named["eval"] or named["test"]):
             return kind, *_separate(named, kind)
-        if any(one.suffix == f".{kind}" and one.is_file() for one in entries):
+        if any(one.is_file() for one in tables):
             return kind, {"all": str(path)}, "a folder, split 8:1:1 by a hash of each row"
-    find_files(str(path), (".csv", ".parquet"))  # raises: says what is there
+    find_files(str(path), (*SUFFIXES["csv"], *SUFFIXES["parquet"]))  # raises: says what is there
     raise DataError(f"{path}: expected CSV or Parquet files.")
 
 
@@ -144,7 +144,7 @@ def _slices(candidates: Sequence[Column]) -> list[Column]:
 
 def _head(path: Path) -> list[str]:
     return [
-        f"# Written by `espalier init {path}`, from what the data looks like.",
+        f"# Written by `espalier init {_short(str(path))}`, from what the data looks like.",
         "# Every other key and its default: docs/configuration.md.",
         "version: 1",
         f"name: {_name(path)}",
@@ -241,13 +241,13 @@ def _evaluation(report: DataReport, slices: Sequence[Column]) -> list[str]:
 
 def _short(text: str) -> str:
     """For a comment: one line, not long."""
-    plain = " ".join(text.split())
+    plain = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
     return plain if len(plain) <= 60 else f"{plain[:57]}..."
 
 
 def _quoted(text: str) -> str:
     """As YAML: bare where that is safe."""
     words = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
-    if re.fullmatch(r"[A-Za-z_./][\w./-]*", text) and text.lower() not in words:
+    if re.fullmatch(r"[A-Za-z_/][\w./-]*", text) and text.lower() not in words:
         return text
-    return json.dumps(text, ensure_ascii=False)
+    return json.dumps(text, ensure_ascii=not text.isprintable())

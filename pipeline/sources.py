@@ -83,7 +83,7 @@ def find_files(path: str, suffixes: tuple[str, ...]) -> list[Path]:
 
 
 def _in_folder(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    names = [name for name in _names(folder) if _ends(name, suffixes)]
+    names = [name for name in _names(folder) if is_named(name, suffixes)]
     if files := [folder / name for name in names if (folder / name).is_file()]:
         return files
     packed = any(name.endswith((".gz", ".zip", ".bz2", ".xz")) for name in _names(folder))
@@ -93,7 +93,8 @@ def _in_folder(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     )
 
 
-def _ends(name: str, suffixes: tuple[str, ...]) -> bool:
+def is_named(name: str, suffixes: tuple[str, ...]) -> bool:
+    """Whether a file's name ends in one of these globs, in either case."""
     return any(fnmatch.fnmatchcase(name.lower(), f"*{suffix}") for suffix in suffixes)
 
 
