@@ -76,10 +76,18 @@ class Tally:
             file, place, f"empty {what} in column {name!r}", "Fill it in or take the row out."
         )
 
-    def is_row(self, fields: Sequence[str]) -> bool:
-        """Whether these look like a row: as many fields as columns, with a label seen before."""
-        known = len(fields) == len(self.columns)
-        return known and fields[self.columns.index(self.label)] in self.labels
+    def swallowed(self, lines: Iterable[str]) -> bool:
+        """Whether a line of a row that spans several looks like a row of its own: as many fields
+        as columns, and inside the quotes a label that was seen before."""
+        quotes, place = 0, self.columns.index(self.label)
+        for line in lines:
+            fields = line.strip().split(",")
+            if len(fields) == len(self.columns) and fields[place] in self.labels:
+                inside = (quotes + ",".join(fields[:place]).count('"')) % 2
+                if inside:
+                    return True
+            quotes += line.count('"')
+        return False
 
     def infer(self, cells: Iterable[tuple[str, str]]) -> None:
         """Widen the columns' types by these cells."""

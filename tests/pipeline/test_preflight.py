@@ -101,6 +101,10 @@ FAULTS: dict[str, tuple[bytes, tuple[str, ...]]] = {
         HEADER + GOOD + b'"not closed,yes\nlost,no\nnot opened",yes\n' + GOOD,
         ("data.csv:32: a quote opens here and swallows what looks like a row",),
     ),
+    "quotes that swallow half a row": (
+        HEADER + GOOD + b'"not closed,yes\nnot opened",no\n' + GOOD,
+        ("data.csv:32: a quote opens here and swallows what looks like a row",),
+    ),
     "stray quote": (HEADER + GOOD + b'a 5" pipe,yes\n' + GOOD, ("data.csv:32: unbalanced quotes",)),
     "two stray quotes, lines apart": (
         HEADER + GOOD + b'a 5" pipe,yes\nno,no\na 6" pipe,no\n',
@@ -192,6 +196,7 @@ FINE: dict[str, tuple[bytes, int]] = {
     "blank lines": (HEADER + b"\n\r\n" + GOOD + b"\n\n", 30),
     "commas and quotes in quotes": (HEADER + GOOD + b'"a, ""b"" c",yes\n', 31),
     "line breaks in quotes": (HEADER + b'"one\ntwo\r\n, three","yes"\n' + GOOD, 31),
+    "line breaks in quotes, before a label": (HEADER + GOOD + b'"one\ntwo",yes\n', 31),
     "even quotes in a bare field": (HEADER + GOOD + b'a "b" c,yes\n', 31),
     "0 and 1": (HEADER + GOOD.replace(b"yes", b"1").replace(b"no", b"0"), 30),
     "some numbers among the texts": (HEADER + GOOD + b"12,yes\n", 31),
@@ -697,3 +702,11 @@ def test_check_writable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_place_that_cannot_be_written() -> None:
     with pytest.raises(ConfigError, match=r"/proc/models: the folder /proc cannot be written to"):
         check_writable(Path("/proc/models"), 0)
+
+
+def test_a_label_before_a_text_of_several_lines_is_no_row_of_its_own(tmp_path: Path) -> None:
+    rows = b"yes,some words\nno,other words\n" * 15
+    report = look(tmp_path, b"label,text\n" + rows + b'yes,"one\ntwo"\n')
+    assert report.rows == {"all": 31}
+    with pytest.raises(DataError, match=r"data\.csv:32: a quote opens here and swallows"):
+        look(tmp_path, b"label,text\n" + rows + b'yes,"one\nno,two"\n')
