@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 from rich.console import Console
+from rich.markup import escape
 from rich.spinner import Spinner
 
 from ..errors import ComponentError, ConfigError, EspalierError
@@ -66,9 +67,10 @@ def run(
     """
     started = time.monotonic()
     _check_part(from_node, to_node)
-    report = preflight.check(config)
+    screen = console or Console()
+    report = preflight.check(config, lambda line: screen.print(line, highlight=False))
     for warning in report.warnings:
-        (console or Console()).print(f"[yellow]warning:[/] {warning}", highlight=False)
+        screen.print(f"[yellow]warning:[/] {escape(warning)}", highlight=False, soft_wrap=True)
     key = _key(config, report.fingerprint, accept)
     folder = config.home / "results"
     before = results.latest(folder)
