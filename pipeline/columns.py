@@ -7,7 +7,7 @@ from pathlib import Path
 from .csv_rows import FLOAT, INT, STRING, UNKNOWN, CsvFile, kind_of
 from .faults import Faults
 
-MOST_VALUES = 100  # different ones that are told apart; a label has no more
+MOST_VALUES = 1000  # different ones that are told apart; a label has no more
 _LONGEST_VALUE = 100  # characters of a value that are kept
 
 
@@ -55,7 +55,8 @@ class Column:
     @property
     def is_text(self) -> bool:
         """Whether it could be what is read: several words, mostly different."""
-        return self.kind == STRING and self.many and self.mean_words >= 2
+        different = self.many or 2 * len(self.values) > self.cells - self.blank
+        return self.kind == STRING and different and self.mean_words >= 2
 
     @property
     def is_class(self) -> bool:

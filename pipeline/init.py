@@ -66,29 +66,29 @@ def _sources(path: Path) -> tuple[str, dict[str, str], str]:
     """(format, a path per split or one under `all`, a remark on what was found)."""
     if not path.is_dir():
         kind = "parquet" if is_named(path.name, SUFFIXES["parquet"]) else "csv"
-        find_files(str(path), SUFFIXES[kind])
         return kind, {"all": str(path)}, "one source, split 8:1:1 by a hash of each row"
     entries = [one for one in sorted(path.iterdir()) if not one.name.startswith(".")]
     for kind in ("csv", "parquet"):
-        tables = [one for one in entries if one.is_dir() or is_named(one.name, SUFFIXES[kind])]
+        files = [o for o in entries if o.is_file() and is_named(o.name, SUFFIXES[kind])]
+        tables = files + [one for one in entries if one.is_dir()]
         named = {split: [o for o in tables if split_of(o) == split] for split in SPLIT_WORDS}
         if named["train"] and (named["eval"] or named["test"]):
-            return kind, *_separate(named, kind)
-        if any(one.is_file() for one in tables):
+            return kind, *_separate(named)
+        if files:
             return kind, {"all": str(path)}, "a folder, split 8:1:1 by a hash of each row"
-    find_files(str(path), (*SUFFIXES["csv"], *SUFFIXES["parquet"]))  # raises: says what is there
-    raise DataError(f"{path}: expected CSV or Parquet files.")
+    return "csv", {"all": str(path)}, ""  # holds none: the search says what is there
 
 
-def _separate(named: Mapping[str, list[Path]], kind: str) -> tuple[dict[str, str], str]:
+def _separate(named: Mapping[str, list[Path]]) -> tuple[dict[str, str], str]:
     """A path per split and a remark, from what bears the splits' names."""
     sources = {}
     for split, paths in named.items():
-        if len(paths) == 1:
-            sources[split] = str(paths[0])
-        elif paths:
-            base, patterns = input_patterns({split: [one for one in paths if one.is_file()]})
+        files = [one for one in paths if one.is_file()]
+        if len(files) > 1:
+            base, patterns = input_patterns({split: files})
             sources[split] = f"{base}/{patterns[split]}"
+        elif paths:
+            sources[split] = str((files or paths)[0])
     if "eval" not in sources:
         return {"train": sources["train"], "eval": sources["test"]}, (
             "no file for eval: the test rows choose the best epoch, too, so their score flatters"

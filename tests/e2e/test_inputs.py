@@ -86,17 +86,18 @@ def test_changed_labels_need_accept(pairs: RunResult, folder: Path, small_bert: 
     assert states["Trainer"] == "cached"
 
 
-def test_tfrecords_are_read(
-    folder: Path, tmp_path: Path, pairs: RunResult, small_bert: Path
-) -> None:
-    examples = folder.glob("runs/pairs/artifacts/ExampleGen/examples/*/Split-train")
-    records = min(examples, key=lambda path: int(path.parent.name))  # the first run's
-    base = pair_config(tmp_path, small_bert)
-    data = {"tfrecord": str(records), "text": ["question", "answer"], "label": "grade"}
-    config = Config(**{**base.model_dump(by_alias=True), "data": data})
+def test_tfrecords_are_read(job: Any, first_run: RunResult, tmp_path: Path) -> None:
+    # Given by split: all of what a hash put into train would land in train again.
+    records = job.folder / "runs/small/artifacts/ExampleGen/examples/1"
+    splits = {split: f"{records}/Split-{split}" for split in ("train", "eval")}
+    changes = {
+        "data": {"tfrecord": splits, "text": "text", "label": "label"},
+        "runs": f"{tmp_path}/runs",
+    }
+    config = Config(**{**job.config.model_dump(by_alias=True), **changes})
     result = run(config, to_node="DataGate")
     assert result.status == "partial"
-    assert sum(result.rows.values()) == 240
+    assert result.rows == {split: first_run.rows[split] for split in ("train", "eval")}
 
 
 def test_a_curated_schema_stops_drifting_data(

@@ -131,7 +131,7 @@ def test_a_terminal_shows_lines_and_none_of_tfxs_own_output(job: Any, first_run:
     command = [sys.executable, "-m", "espalier.pipeline.cli", "run", str(job.yaml)]
     screen = on_a_terminal([*command, "--to", "SchemaGen", "--no-cache"])
     assert "loading TFX" in screen
-    assert re.search(r"StatisticsGen +.*done", screen)
+    assert re.search(r"StatisticsGen +.*done", screen), screen
     assert not re.search(r"INFO|WARNING|Warning|tensorflow/core", screen)
 
 
