@@ -124,7 +124,7 @@ def predict(
     ] = None,
 ) -> None:
     """Predict in this process from the newest pushed version. Texts come from --text or stdin."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow greets with a dozen lines
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow greets with a dozen lines
     from rich.table import Table
 
     from ..serving.predictor import Predictor
