@@ -104,7 +104,7 @@ def create_pipeline(data: str, home: Path) -> Any:
 
 
 def eval_config() -> tfma.EvalConfig:
-    """Accuracy and AUC, overall and per category; at least 0.55, and hardly below the baseline."""
+    """Accuracy and loss, overall and per category; at least 0.55, and hardly below the baseline."""
     threshold = tfma.MetricThreshold(
         value_threshold=tfma.GenericValueThreshold(lower_bound={"value": 0.55}),
         change_threshold=tfma.GenericChangeThreshold(
