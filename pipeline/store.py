@@ -60,8 +60,9 @@ class Store:
         self._types = {kind.id: kind.name for kind in self._store.get_artifact_types()}
 
     def runs(self) -> list[str]:
-        """The ids of all runs, oldest first (their start, as ISO time)."""
-        return sorted(context.name for context in self._store.get_contexts_by_type("pipeline_run"))
+        """The ids of all runs, oldest first: their start, as each of TFX's runners writes it."""
+        contexts = self._store.get_contexts_by_type("pipeline_run")
+        return [context.name for context in sorted(contexts, key=lambda context: context.id)]
 
     def nodes(self, run: str) -> list[Node]:
         """The components that a run has begun, in the order of their start."""
