@@ -6,12 +6,13 @@ Paths are relative to the current directory. `model:` is validated by the family
 
 import difflib
 import io
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     ModelSettings = Any
 else:
     ModelSettings = _model_settings()
+
+
+Place = Annotated[str, AfterValidator(os.path.expanduser)]
 
 
 class _Section(BaseModel):
@@ -134,6 +138,13 @@ class Evaluate(_Section):
         description="How much worse than the last blessed model it may be, in the metric's units.",
     )
 
+    @model_validator(mode="after")
+    def _can_be_met(self) -> "Evaluate":
+        for name, limit in self.at_least.items():
+            if name != "loss" and not 0 <= limit <= 1:
+                raise ValueError(f"at_least: {name} lies between 0 and 1; found {limit:g}")
+        return self
+
     @property
     def measured(self) -> list[Metric]:
         """Every metric that is shown or has a limit, once."""
@@ -154,7 +165,7 @@ class Evaluate(_Section):
 class Push(_Section):
     """Where a blessed model is published for TensorFlow Serving."""
 
-    to: str = Field(description="The model's base path, which TensorFlow Serving watches.")
+    to: Place = Field(description="The model's base path, which TensorFlow Serving watches.")
     keep: int = Field(5, ge=1, description="How many of the newest versions stay there.")
 
 
@@ -177,7 +188,7 @@ class Config(BaseModel):
     train: Train = Field(default_factory=Train)
     evaluate: Evaluate = Field(default_factory=Evaluate)
     push: Push
-    runs: str = Field(
+    runs: Place = Field(
         "runs", description="Folder for what runs leave: artifacts, metadata, logs, results."
     )
 

@@ -1,33 +1,35 @@
 """From a configuration to a TFX pipeline. Importing this module imports TFX (14 s)."""
 
+import hashlib
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
+from google.protobuf import wrappers_pb2
 from tfx.components import (
-    CsvExampleGen,
     ExampleValidator,
-    ImportExampleGen,
     SchemaGen,
     StatisticsGen,
     Trainer,
     Transform,
 )
 from tfx.components.example_gen.component import FileBasedExampleGen
+from tfx.components.example_gen.csv_example_gen import executor as csv_executor
 from tfx.components.example_gen.custom_executors import parquet_executor
+from tfx.components.example_gen.import_example_gen import executor as tfrecord_executor
 from tfx.components.schema_gen.import_schema_gen.component import ImportSchemaGen
 from tfx.dsl.components.base import executor_spec
 from tfx.dsl.components.common.resolver import Resolver
-from tfx.dsl.input_resolution.strategies.latest_blessed_model_strategy import (
-    LatestBlessedModelStrategy,
-)
 from tfx.orchestration import metadata
 from tfx.orchestration.pipeline import Pipeline
 from tfx.proto import example_gen_pb2, pusher_pb2, trainer_pb2, transform_pb2
 from tfx.types import Channel
-from tfx.types.standard_artifacts import Model, ModelBlessing
+from tfx.types.standard_artifacts import Model, PushedModel
 
 from ..components.data_gate import DataGate
 from ..components.evaluator import Evaluator
 from ..components.pusher import Pusher
+from ..components.pusher.strategy import LastPushed
 from ..components.serving_check import ServingCheck
 from ..trainer import families
 from . import code_digest, store
@@ -36,27 +38,32 @@ from .preflight import find_sources, input_patterns
 
 # TFX splits by a hash of the row: the same row always lands in the same split.
 _RATIO = {"train": 8, "eval": 1, "test": 1}
+_READERS = {
+    "csv": csv_executor.Executor,
+    "parquet": parquet_executor.Executor,
+    "tfrecord": tfrecord_executor.Executor,
+}
 
 
 def create_pipeline(
-    config: Config, *, cache: bool = True, accept: bool = False, push_again: str = ""
+    config: Config, *, data: str = "", cache: bool = True, accept: bool = False
 ) -> Pipeline:
     """The whole line, from the user's rows to a pushed version.
 
     Args:
         config: the job.
+        data: a hash of the data's content; TFX itself looks at sizes and times alone.
         cache: whether TFX may take a component's result from an earlier run.
         accept: leave the last blessed model out of the verdict.
-        push_again: why a model that was pushed before is pushed again; a comment in the
-            version's config.yaml, which makes a cached Pusher run.
     """
-    examples = _example_gen(config.data).with_id("ExampleGen")
+    examples = _example_gen(config.data, data).with_id("ExampleGen")
     statistics = StatisticsGen(examples=examples.outputs["examples"])
-    schema = _schema(config.data, statistics)
+    schema = _schema(config, statistics)
     validator = ExampleValidator(
         statistics=statistics.outputs["statistics"], schema=schema.outputs["schema"]
     )
     gate = DataGate(
+        examples=examples.outputs["examples"],
         statistics=statistics.outputs["statistics"],
         anomalies=validator.outputs["anomalies"],
         label=config.data.label,
@@ -64,16 +71,16 @@ def create_pipeline(
     transform, trainer = _learn(config, examples, schema)
     transform.add_upstream_node(gate)
     baseline = Resolver(
-        strategy_class=LatestBlessedModelStrategy,
+        strategy_class=LastPushed,
         model=Channel(type=Model),
-        model_blessing=Channel(type=ModelBlessing),
+        pushed_model=Channel(type=PushedModel),
     ).with_id("LatestBlessed")
     evaluator = Evaluator(
         examples=examples.outputs["examples"],
         model=trainer.outputs["model"],
         schema=schema.outputs["schema"],
         split=config.data.splits[-1],
-        settings=_limits(config),
+        settings={**_limits(config), "accepted": accept},
         baseline_model=None if accept else baseline.outputs["model"],
     )
     check = ServingCheck(
@@ -89,7 +96,8 @@ def create_pipeline(
         push_destination=pusher_pb2.PushDestination(filesystem=destination),
         custom_config={
             "keep": config.push.keep,
-            "config": config.to_yaml() + (f"# {push_again}\n" if push_again else ""),
+            "config": config.to_yaml(),
+            "run": datetime.now().isoformat(),
         },
     )
     nodes = [examples, statistics, schema, validator, gate, transform, trainer]
@@ -105,7 +113,7 @@ def create_pipeline(
     )
 
 
-def _example_gen(data: Data) -> Any:
+def _example_gen(data: Data, fingerprint: str) -> Any:
     base, patterns = input_patterns(find_sources(data.sources, data.format))
     split_later = "all" in patterns
     inputs = example_gen_pb2.Input(
@@ -123,18 +131,26 @@ def _example_gen(data: Data) -> Any:
         if split_later
         else None
     )
-    settings = {"input_base": base, "input_config": inputs, "output_config": output}
-    if data.format == "csv":
-        return CsvExampleGen(**settings)
-    if data.format == "tfrecord":
-        return ImportExampleGen(**settings)
-    parquet = executor_spec.BeamExecutorSpec(parquet_executor.Executor)
-    return FileBasedExampleGen(**settings, custom_executor_spec=parquet)
+    content = example_gen_pb2.CustomConfig()
+    content.custom_config.Pack(wrappers_pb2.StringValue(value=fingerprint))
+    # The stock component of each format would take no custom_config, which enters the cache's key.
+    return FileBasedExampleGen(
+        input_base=base,
+        input_config=inputs,
+        output_config=output,
+        custom_config=content,
+        custom_executor_spec=executor_spec.BeamExecutorSpec(_READERS[data.format]),
+    )
 
 
-def _schema(data: Data, statistics: StatisticsGen) -> Any:
-    if data.schema_file:
-        return ImportSchemaGen(schema_file=data.schema_file).with_id("SchemaGen")
+def _schema(config: Config, statistics: StatisticsGen) -> Any:
+    if config.data.schema_file:
+        # Named by its content: ImportSchemaGen's result is cached by the path.
+        text = Path(config.data.schema_file).read_bytes()
+        copy = config.home / "schemas" / hashlib.sha256(text).hexdigest() / "schema.pbtxt"
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(text)
+        return ImportSchemaGen(schema_file=str(copy)).with_id("SchemaGen")
     return SchemaGen(statistics=statistics.outputs["statistics"], infer_feature_shape=True)
 
 

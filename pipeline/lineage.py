@@ -58,14 +58,27 @@ def _draw(config: Config, version: str, run: str, nodes: dict[str, Node]) -> Tre
     root.add(f"pushed to {escape(destination)}{gone} by the run of {run}")
     if verdict := nodes.get("Evaluator"):
         root.add(escape(results.produced(verdict)))
+    record = _record(config, run)
+    if record:
+        root.add(f"from data with the hash {record.data}")
+    checkpoint = _checkpoint(nodes)
+    if checkpoint:
+        root.add(f"training started from {escape(checkpoint)}")
     branch = root.add("made by")
     for node in nodes.values():
         words = escape(results.produced(node))
         branch.add(f"{node.name} [dim]({node.state}, {node.seconds:.1f} s)[/] {words}")
-    record = _record(config, run)
     if record:
         root.add("settings").add(escape(record.config.rstrip()))
     return root
+
+
+def _checkpoint(nodes: dict[str, Node]) -> str:
+    trainer = nodes.get("Trainer")
+    facts = trainer and trainer.outputs["model"].read_json(
+        "Format-Serving/assets.extra/espalier.json"
+    )
+    return f"{facts['model']['start']}, hash {facts['checkpoint']}" if facts else ""
 
 
 def _record(config: Config, run: str) -> RunResult | None:

@@ -1,5 +1,6 @@
 """What a run came to: a plain record, stored as JSON, and the table a person reads."""
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -40,6 +41,8 @@ class RunResult(BaseModel):
         predictions: [{"text": ..., "label": ..., "score": ...}].
         model_bytes: size of the SavedModel.
         pushed: the version's folder.
+        config: the resolved YAML.
+        data: hash of the data's content.
         log: TFX's and TensorFlow's own output.
     """
 
@@ -60,6 +63,7 @@ class RunResult(BaseModel):
     model_bytes: int = 0
     pushed: str | None = None
     config: str = ""
+    data: str = ""
     log: str = ""
 
     @property
@@ -67,11 +71,16 @@ class RunResult(BaseModel):
         """0, or 4 for a refused model."""
         return 4 if self.status == "not_blessed" else 0
 
+    @property
+    def finished(self) -> set[str]:
+        """The components whose results stand."""
+        return {c.name for c in self.components if c.state in ("done", "cached")}
+
     def save(self, folder: Path) -> Path:
-        """Write `RUN.json` and, for the next run, `latest.json`, each atomically."""
+        """Write `RUN.json` and, after a whole run, `latest.json`, each atomically."""
         folder.mkdir(parents=True, exist_ok=True)
         names = [f"{self.run.replace(':', '-')}.json"]
-        if self.status != "partial":
+        if self.key:
             names.append("latest.json")
         for name in names:
             temporary = folder / f".{name}.new"
@@ -88,6 +97,16 @@ def latest(folder: Path) -> RunResult | None:
         return None
 
 
+def all_results(folder: Path) -> list[RunResult]:
+    """Every run's results that can be read, oldest first."""
+    found = []
+    for file in sorted(folder.glob("[!.]*.json"), key=lambda file: file.stat().st_mtime_ns):
+        with contextlib.suppress(OSError, ValueError):
+            if file.name != "latest.json":
+                found.append(RunResult.model_validate_json(file.read_text(encoding="utf-8")))
+    return found
+
+
 def collect(name: str, store: Store, run: str) -> RunResult:
     """Read a run's results out of its metadata and artifacts."""
     nodes = {node.name: node for node in store.nodes(run)}
@@ -102,16 +121,18 @@ def collect(name: str, store: Store, run: str) -> RunResult:
         facts = evaluator.outputs["evaluation"].read_json("metrics.json")
         result.metrics, result.baseline = facts["candidate"], facts["baseline"]
         result.verdict = facts["verdict"]
+        result.status = "partial" if facts["blessed"] else "not_blessed"
     if check := nodes.get("ServingCheck"):
         facts = _serving_facts(check)
         result.predictions = facts.get("predictions", [])
         result.model_bytes = facts.get("size_bytes", 0)
+        if _refused_by_check(nodes):
+            result.status = "not_blessed"
+            result.verdict = check.outputs["blessing"].properties["verdict"]
     if pusher := nodes.get("Pusher"):
         marks = pusher.outputs["pushed_model"].properties
         result.status = "pushed" if marks.get("pushed") else "not_blessed"
         result.pushed = marks.get("pushed_destination")
-        if not marks.get("pushed") and _refused_by_check(nodes):
-            result.verdict = nodes["ServingCheck"].outputs["blessing"].properties["verdict"]
     return result
 
 
@@ -133,7 +154,10 @@ def produced(node: Node) -> str:
     if node.state not in ("done", "cached"):
         return ""
     speak = _SPEAKERS.get(node.name)
-    return speak(node) if speak else ", ".join(output.uri for output in node.outputs.values())
+    try:
+        return speak(node) if speak else ", ".join(o.uri for o in node.outputs.values())
+    except (OSError, TypeError, KeyError):
+        return "(its files are gone)"
 
 
 def _say_gate(node: Node) -> str:
@@ -218,13 +242,17 @@ def _metrics(result: RunResult) -> Table:
     for name in ["rows", *names]:
         table.add_column(name, justify="right")
     for title, values in [("overall", overall), *result.metrics["slices"].items()]:
-        cells = (f"{values[n]:.4f}" if n in values else "-" for n in names)
+        cells = (_number(values.get(n)) for n in names)
         table.add_row(escape(title), f"{values.get('rows', 0):,}", *cells)
     if result.baseline:
         values = result.baseline["overall"]
-        cells = (f"{values[n]:.4f}" if n in values else "-" for n in names)
+        cells = (_number(values.get(n)) for n in names)
         table.add_row("[dim]blessed before[/]", f"{values.get('rows', 0):,}", *cells)
     return table
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
 
 
 def _predictions(result: RunResult) -> Table:
@@ -233,5 +261,9 @@ def _predictions(result: RunResult) -> Table:
     table.add_column("label")
     table.add_column("score", justify="right")
     for row in result.predictions[:2]:
-        table.add_row(escape(str(row["text"])), escape(row["label"]), f"{row['score']:.3f}")
+        table.add_row(escape(_text(row["text"])), escape(row["label"]), f"{row['score']:.3f}")
     return table
+
+
+def _text(text: str | list[str]) -> str:
+    return text if isinstance(text, str) else " | ".join(text)

@@ -14,8 +14,10 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.markup import escape
 from rich.spinner import Spinner
+from ruamel.yaml import YAML
 
 from ..errors import ComponentError, ConfigError, EspalierError
+from ..serving.predictor import newest_version
 from ..trainer import families
 from . import code_digest, preflight, results
 from .config import Config
@@ -24,6 +26,7 @@ from .results import RunResult
 from .store import Node, Store
 
 Runner = Literal["local", "beam"]
+Part = tuple[str | None, str | None, str | None]  # from, to, the run that --from builds on
 # The components in the order in which they run; `dag.create_pipeline` makes them.
 NODES = (
     "ExampleGen",
@@ -66,7 +69,7 @@ def run(
         ComponentError: a component failed; the message names it and the log file.
     """
     started = time.monotonic()
-    _check_part(from_node, to_node)
+    _check_part(from_node, to_node, accept)
     screen = console or Console()
     report = preflight.check(config, lambda line: screen.print(line, highlight=False))
     for warning in report.warnings:
@@ -75,14 +78,17 @@ def run(
     folder = config.home / "results"
     before = results.latest(folder)
     whole = from_node is None and to_node is None
-    if cache and whole and before and before.key == key and _still_there(before):
+    if cache and whole and before and before.key == key and _is_served(before, config.push.to):
         before.cached, before.seconds = True, time.monotonic() - started
         return before
+    base = _base_run(config, report.fingerprint, from_node) if from_node else None
     with _alone(config.home):
-        push_again = _why_push_again(before)
-        options = {"cache": cache, "accept": accept, "push_again": push_again}
-        result = _run_pipeline(config, runner, (from_node, to_node), options, console)
-        result.key, result.config = key, config.to_yaml()
+        options = {"data": report.fingerprint, "cache": cache, "accept": accept}
+        part = (from_node, to_node, base)
+        result = _run_pipeline(config, runner, part, options, console)
+        # A part of the line may rest on what other settings made: never a whole run's answer.
+        result.key = key if whole else ""
+        result.config, result.data = config.to_yaml(), report.fingerprint
         result.seconds = time.monotonic() - started
         result.save(folder)
     return result
@@ -97,17 +103,44 @@ def _key(config: Config, data: str, accept: bool) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _still_there(result: RunResult) -> bool:
-    return result.status == "not_blessed" or (
-        result.pushed is not None and (Path(result.pushed) / "saved_model.pb").exists()
-    )
+def _is_served(result: RunResult, to: str) -> bool:
+    """Whether what the run pushed is still the newest version (a remote one is believed to be)."""
+    if result.status == "not_blessed" or "://" in to:
+        return True
+    try:
+        return newest_version(Path(to)) == Path(str(result.pushed))
+    except ConfigError:
+        return False
 
 
-def _why_push_again(before: RunResult | None) -> str:
-    """A reason if the last pushed version was taken away: a cached push would not bring it back."""
-    if before is None or before.status != "pushed" or _still_there(before):
-        return ""
-    return f"pushed again: {before.pushed} was gone on {datetime.now().isoformat()}"
+# The first component that reads each section: begun after it, a run would not see its change.
+_READ_BY = {"data": "ExampleGen", "model": "Transform", "train": "Trainer"}
+
+
+def _base_run(config: Config, data: str, from_node: str) -> str:
+    """The run whose results stand in for the components before `from_node`.
+
+    Raises:
+        ConfigError: there is none, or what those components read has changed since.
+    """
+    needed = set(NODES[: NODES.index(from_node)]) - {"LatestBlessed"}
+    found = [r for r in results.all_results(config.home / "results") if needed <= r.finished]
+    if not found:
+        raise ConfigError(
+            f"--from {from_node}: no earlier run has finished what comes before it. Run without "
+            f"--from; unchanged components come from the cache."
+        )
+    before = found[-1]
+    old = YAML(typ="safe").load(before.config)
+    now = YAML(typ="safe").load(config.to_yaml())
+    for section, reader in _READ_BY.items():
+        changed = old[section] != now[section] or (section == "data" and before.data != data)
+        if changed and reader in needed:
+            raise ConfigError(
+                f"--from {from_node}: {section} has changed since the run of {before.run}, and "
+                f"{reader} would not run again. Begin at {reader}, or run without --from."
+            )
+    return before.run
 
 
 def _alone(home: Path) -> AbstractContextManager[Any]:
@@ -126,7 +159,7 @@ def _alone(home: Path) -> AbstractContextManager[Any]:
 def _run_pipeline(
     config: Config,
     runner: Runner,
-    part: tuple[str | None, str | None],
+    part: Part,
     options: dict[str, Any],
     console: Console | None,
 ) -> RunResult:
@@ -143,7 +176,7 @@ def _run_pipeline(
         reporter = Reporter(console, names, lambda name: _latest_node(config.home, name))
         try:
             with reporter.listening():
-                _dag_runner(runner).run(pipeline, _run_options(part))
+                _dag_runner(runner).run(pipeline, _run_options(part, names))
         except BaseException as error:
             traceback.print_exc()  # into the log
             if reporter.current:
@@ -165,7 +198,7 @@ def _dag_runner(name: Runner) -> Any:
     return LocalDagRunner()
 
 
-def _check_part(from_node: str | None, to_node: str | None) -> None:
+def _check_part(from_node: str | None, to_node: str | None, accept: bool) -> None:
     for option, node in (("--from", from_node), ("--to", to_node)):
         if node is not None and node not in NODES:
             near = difflib.get_close_matches(node, NODES, 1, 0.4)
@@ -173,14 +206,23 @@ def _check_part(from_node: str | None, to_node: str | None) -> None:
             raise ConfigError(
                 f"{option} {node}: no such component. {hint}They are: {', '.join(NODES)}."
             )
+    if accept and "LatestBlessed" in (from_node, to_node):
+        raise ConfigError("LatestBlessed does not run with --accept, which takes no comparison.")
+    if from_node and to_node and NODES.index(from_node) > NODES.index(to_node):
+        raise ConfigError(f"--from {from_node} --to {to_node}: {from_node} comes after {to_node}.")
 
 
-def _run_options(part: tuple[str | None, str | None]) -> Any:
+def _run_options(part: Part, names: list[str]) -> Any:
     from tfx.orchestration.pipeline import RunOptions
 
-    if part == (None, None):
+    from_node, to_node, base = part
+    if from_node is None and to_node is None:
         return None
-    return RunOptions(*([node] if node else None for node in part))
+    begin = [from_node] if from_node else None
+    ends_before = to_node is not None and NODES.index(to_node) < NODES.index("Evaluator")
+    if begin and from_node != "LatestBlessed" and "LatestBlessed" in names and not ends_before:
+        begin.append("LatestBlessed")  # the baseline of the earlier run may be stale
+    return RunOptions(begin, [to_node] if to_node else None, base)
 
 
 def _latest_node(home: Path, name: str) -> Node | None:

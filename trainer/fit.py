@@ -31,6 +31,7 @@ class State:
     best_epoch: int = 0
     best_loss: float = math.inf
     checkpoint: str = ""
+    best: str = ""
     history: list[dict[str, float]] = field(default_factory=list)
 
     @classmethod
@@ -103,16 +104,21 @@ def fit(
             verbose=0,
         ).history
         _record(state, {name: values[-1] for name, values in logs.items()}, epoch + 1)
+        outdated = ""
         if state.best_epoch == state.epoch:
-            model.save_weights(str(state_dir / "best"))
+            outdated, state.best = state.best, str(state_dir / f"best-{state.epoch}")
+            model.save_weights(state.best)
         state.checkpoint = manager.save()
         state.save(state_dir)
+        if outdated:  # only now does nothing name it
+            for file in state_dir.glob(f"{Path(outdated).name}.*"):
+                file.unlink()
         progress.info(
             "epoch %d of %d: loss %.4f, eval loss %.4f, eval accuracy %.4f",
             state.epoch, settings.epochs, *(state.history[-1][name] for name in
                                             ("loss", "val_loss", "val_accuracy")),
         )  # fmt: skip
-    model.load_weights(str(state_dir / "best")).expect_partial()
+    model.load_weights(state.best).expect_partial()
     return state
 
 

@@ -67,7 +67,7 @@ def run_fn(fn_args: Any) -> None:
         fn_args.serving_model_dir, {"model": config["model"], "checkpoint": config["checkpoint"]},
     )  # fmt: skip
     _keep_history(state, fn_args.model_run_dir)
-    shutil.rmtree(state_dir.parent)
+    shutil.rmtree(state_dir)
 
 
 class _Job:

@@ -1,6 +1,6 @@
 """How a model is trained, as the YAML's `train:` section says it."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -30,7 +30,7 @@ class Train(BaseModel):
         description="auto computes in bfloat16 where the CPU or GPU has instructions for it. "
         "Weights, and the served model, stay float32.",
     )
-    freeze: int | Literal["all"] = Field(
+    freeze: Annotated[int, Field(ge=0)] | Literal["all"] = Field(
         0,
         description="0 trains everything, n keeps the embeddings and the first n layers as they "
         "are, all trains the head alone.",

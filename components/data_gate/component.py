@@ -13,6 +13,9 @@ class DataGateSpec(component_spec.ComponentSpec):
 
     PARAMETERS = {executor.LABEL: component_spec.ExecutionParameter(type=str)}
     INPUTS = {
+        standard_component_specs.EXAMPLES_KEY: component_spec.ChannelParameter(
+            type=standard_artifacts.Examples
+        ),
         standard_component_specs.STATISTICS_KEY: component_spec.ChannelParameter(
             type=standard_artifacts.ExampleStatistics
         ),
@@ -24,12 +27,14 @@ class DataGateSpec(component_spec.ComponentSpec):
 
 
 class DataGate(base_component.BaseComponent):
-    """Lets the run go on only if every split has rows and no anomaly is an error.
+    """Lets the run go on only if every split has rows, no anomaly is an error, and training
+    sees every label.
 
     Its output `report` is a `String` that holds JSON (see `gate.Report`). Steps that must wait
     for the gate name it with `add_upstream_node`.
 
     Args:
+        examples: channel of ExampleGen's `Examples`.
         statistics: channel of StatisticsGen's `ExampleStatistics`.
         anomalies: channel of ExampleValidator's `ExampleAnomalies`.
         label: the feature that holds the label; the advice about it differs.
@@ -41,12 +46,15 @@ class DataGate(base_component.BaseComponent):
     SPEC_CLASS = DataGateSpec
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.Executor)
 
-    def __init__(self, statistics: BaseChannel, anomalies: BaseChannel, label: str) -> None:
+    def __init__(
+        self, examples: BaseChannel, statistics: BaseChannel, anomalies: BaseChannel, label: str
+    ) -> None:
         """Checks the arguments and wires the channels."""
         if not isinstance(label, str) or not label:
             raise ConfigError(f"DataGate: label must be a feature's name. Received: {label!r}")
         spec = DataGateSpec(
             **{
+                standard_component_specs.EXAMPLES_KEY: examples,
                 standard_component_specs.STATISTICS_KEY: statistics,
                 standard_component_specs.ANOMALIES_KEY: anomalies,
                 executor.LABEL: label,

@@ -1,6 +1,7 @@
 """The DataGate's executor: unpacks artifacts; the work is in `gate`."""
 
 import os
+from collections import Counter
 from typing import Any
 
 from tensorflow_metadata.proto.v0 import anomalies_pb2, statistics_pb2
@@ -37,6 +38,10 @@ class Executor(base_executor.BaseExecutor):
         report = gate.judge(read_statistics(statistics), read_anomalies(anomalies))
         artifact_utils.get_single_instance(output_dict[REPORT]).value = report.to_json()
         gate.raise_if_refused(report, exec_properties[LABEL])
+        examples = artifact_utils.get_single_instance(
+            input_dict[standard_component_specs.EXAMPLES_KEY]
+        )
+        gate.raise_if_unseen(read_labels(examples, exec_properties[LABEL]), exec_properties[LABEL])
 
 
 def read_statistics(artifact: Artifact) -> dict[str, statistics_pb2.DatasetFeatureStatisticsList]:
@@ -57,6 +62,44 @@ def read_anomalies(artifact: Artifact) -> dict[str, anomalies_pb2.Anomalies]:
         )
         for split in artifact_utils.decode_split_names(artifact.split_names)
     }
+
+
+def read_labels(examples: Artifact, label: str) -> dict[str, Counter[str]]:
+    """Rows per label by split, out of raw tf.Examples; an integer that is missing is a 0, as
+    TFX's Parquet reader writes it."""
+    import tensorflow as tf
+
+    splits = artifact_utils.decode_split_names(examples.split_names)
+    rows = {
+        split: tf.data.TFRecordDataset(
+            tf.io.gfile.glob(os.path.join(artifact_utils.get_split_uri([examples], split), "*")),
+            compression_type="GZIP",
+        )
+        for split in splits
+    }
+    kinds = (_kind(row, label) for split in splits for row in rows[split].as_numpy_iterator())
+    integers = next((kind for kind in kinds if kind), "") == "int64_list"
+    return {split: _count_labels(rows[split], label, integers) for split in splits}
+
+
+def _kind(row: bytes, label: str) -> str | None:
+    import tensorflow as tf
+
+    kind: str | None = tf.train.Example.FromString(row).features.feature[label].WhichOneof("kind")
+    return kind
+
+
+def _count_labels(rows: Any, label: str, integers: bool) -> Counter[str]:
+    import numpy as np
+    import tensorflow as tf
+
+    spec = tf.io.FixedLenFeature([], tf.int64 if integers else tf.string, 0 if integers else "")
+    counts: Counter[str] = Counter()
+    for batch in rows.batch(4096).map(lambda row: tf.io.parse_example(row, {label: spec})[label]):
+        values, numbers = np.unique(batch.numpy(), return_counts=True)
+        for value, number in zip(values.tolist(), numbers.tolist(), strict=True):
+            counts[value.decode() if isinstance(value, bytes) else str(value)] += number
+    return counts
 
 
 def _read(artifact: Artifact, split: str, name: str) -> bytes:

@@ -79,9 +79,9 @@ def raise_if_refused(report: Report, label: str) -> None:
     parts = []
     if empty:
         counts = ", ".join(f"{split} {rows}" for split, rows in report.rows.items())
-        names = " and ".join(map(repr, empty))
+        names = " and ".join(empty)
         parts.append(
-            f"The split {names} has no rows (rows: {counts}). Add rows to the data, or name "
+            f"No rows in {names} (rows: {counts}). Add rows to the data, or name "
             "separate files for train, eval and test under `data`."
         )
     if errors:
@@ -92,6 +92,24 @@ def raise_if_refused(report: Report, label: str) -> None:
         )
     if parts:
         raise DataError("\n\n".join(parts))
+
+
+def raise_if_unseen(labels: Mapping[str, Mapping[str, int]], label: str) -> None:
+    """Raises DataError if eval or test rows have a label of no train row: nothing could learn
+    it, and metrics over such rows would mislead."""
+    lines = [
+        f"  {value!r}: {rows} rows in {split}, none in train"
+        for split, counts in labels.items()
+        for value, rows in counts.items()
+        if value not in labels["train"]
+    ]
+    if lines:
+        raise DataError(
+            f"The column {label!r} has labels that training does not see:\n"
+            + "\n".join(lines[:20])
+            + "\nGive more rows of them, take their rows out, or name separate files for train, "
+            "eval and test under `data`."
+        )
 
 
 def table(anomalies: list[Anomaly], label: str) -> str:

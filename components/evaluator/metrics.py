@@ -1,5 +1,6 @@
 """From the YAML's `evaluate:` section to TFMA's configuration, and from results to a verdict."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,12 +25,13 @@ class Measured:
     """One model's numbers.
 
     Attributes:
-        overall: metric name -> value over all rows; `rows` is their number.
+        overall: metric name -> value over all rows, None where it is not defined (the
+            precision of a model that never says yes); `rows` is their number.
         slices: "column=value" -> the same for the rows of that value.
     """
 
-    overall: dict[str, float] = field(default_factory=dict)
-    slices: dict[str, dict[str, float]] = field(default_factory=dict)
+    overall: dict[str, float | None] = field(default_factory=dict)
+    slices: dict[str, dict[str, float | None]] = field(default_factory=dict)
 
 
 def eval_config(settings: dict[str, Any], classes: int) -> tfma.EvalConfig:
@@ -90,13 +92,14 @@ def read(folder: str, names: Sequence[str], model_name: str = "") -> Measured:
     measured = Measured()
     for key, by_output in result.slicing_metrics:
         (by_class,) = by_output.values()
-        values: dict[str, float] = {}
+        values: dict[str, float | None] = {}
         for metrics in by_class.values():
             for name, value in metrics.items():
                 if name == "example_count":
                     values["rows"] = int(value["doubleValue"])
                 elif name in names and "doubleValue" in value:
-                    values[name] = float(value["doubleValue"])
+                    number = float(value["doubleValue"])
+                    values[name] = number if math.isfinite(number) else None
         if key:
             measured.slices[", ".join(f"{column}={value}" for column, value in key)] = values
         else:
@@ -113,24 +116,36 @@ def verdict(
     failed: list[str] = []
     for name, limit in settings["at_least"].items():
         value, smaller = candidate.overall[name], name in _SMALLER_IS_BETTER
-        good = value <= limit if smaller else value >= limit
-        words = f"{name} {value:.4f}, {'at most' if smaller else 'at least'} {limit:g} needed"
+        good = value is not None and (value <= limit if smaller else value >= limit)
+        bound = "at most" if smaller else "at least"
+        words = f"{name} {_number(value)}, {bound} {limit:g} needed"
         (passed if good else failed).append(words)
     for name, allowed in settings["worse_than_blessed_by_at_most"].items():
         if baseline is None:
             continue
         value, before = candidate.overall[name], baseline.overall[name]
-        worse = value - before if name in _SMALLER_IS_BETTER else before - value
-        words = f"{name} {value:.4f}, the blessed model has {before:.4f}"
+        words = f"{name} {_number(value)}, the blessed model has {_number(before)}"
         words += f" (may be worse by {allowed:g})" if allowed else " (may not be worse)"
-        (passed if worse <= allowed else failed).append(words)
+        (passed if _close(name, value, before, allowed) else failed).append(words)
     first = settings["metrics"][0]
     if failed:
         return False, f"Not blessed: {'; '.join(failed)}."
+    if settings.get("accepted"):
+        alone = "taken without a comparison (--accept)"
+    elif baseline is None and settings["worse_than_blessed_by_at_most"]:
+        alone = "there is no earlier model to compare with"
+    else:
+        alone = ""
     if not passed:
-        return True, (
-            f"Blessed: {first} {candidate.overall[first]:.4f}; no limit is set, and no earlier "
-            f"blessed model to compare with."
-        )
-    alone = "" if baseline or not settings["worse_than_blessed_by_at_most"] else "; first model"
-    return True, f"Blessed: {'; '.join(passed)}{alone}."
+        passed = [f"{first} {_number(candidate.overall[first])}, no lowest value is set"]
+    return True, f"Blessed: {'; '.join([*passed, *([alone] if alone else [])])}."
+
+
+def _close(name: str, value: float | None, before: float | None, allowed: float) -> bool:
+    if value is None or before is None:
+        return value is not None
+    return (value - before if name in _SMALLER_IS_BETTER else before - value) <= allowed
+
+
+def _number(value: float | None) -> str:
+    return "(not defined)" if value is None else f"{value:.4f}"

@@ -12,6 +12,7 @@ from . import executor
 
 KEEP = "keep"
 CONFIG = "config"
+RUN = "run"
 
 
 class Pusher(stock.Pusher):
@@ -26,7 +27,9 @@ class Pusher(stock.Pusher):
         model_blessing: channel of the Evaluator's `ModelBlessing`, optional.
         infra_blessing: channel of the ServingCheck's `InfraBlessing`, optional.
         custom_config: `keep`: int >= 1, how many versions stay (default: all of them);
-            `config`: str, YAML text to put into the version as assets.extra/config.yaml.
+            `config`: str, YAML text to put into the version as assets.extra/config.yaml;
+            `run`: str, a new one each time keeps TFX from answering out of its cache: what is
+            served may have changed since.
 
     Raises:
         ConfigError: an argument is missing, unknown or out of range.
@@ -73,10 +76,11 @@ def check_destination(destination: pusher_pb2.PushDestination) -> None:
 
 def check_custom_config(custom_config: dict[str, Any]) -> None:
     """Refuses (ConfigError) unknown keys, and values of the wrong kind."""
-    unknown = sorted(set(custom_config) - {KEEP, CONFIG})
+    unknown = sorted(set(custom_config) - {KEEP, CONFIG, RUN})
     if unknown:
         raise ConfigError(
-            f"Pusher: custom_config knows {KEEP!r} and {CONFIG!r} only. Received: {unknown}"
+            f"Pusher: custom_config knows {KEEP!r}, {CONFIG!r} and {RUN!r} only. "
+            f"Received: {unknown}"
         )
     keep = custom_config.get(KEEP)
     if keep is not None and (isinstance(keep, bool) or not isinstance(keep, int) or keep < 1):

@@ -12,6 +12,7 @@ from tfx.utils import json_utils, proto_utils
 from . import publish
 
 REASON = "reason"
+MODEL_ID = "model_id"
 _VALIDATORS = {
     standard_component_specs.MODEL_BLESSING_KEY: "the Evaluator",
     standard_component_specs.INFRA_BLESSING_KEY: "the serving check",
@@ -43,11 +44,18 @@ class Executor(stock.Executor):
         )
         custom = exec_properties.get(standard_component_specs.CUSTOM_CONFIG_KEY) or "null"
         settings = json_utils.loads(custom) or {}
+        base = destination.filesystem.base_directory
+        source = artifact_utils.get_single_instance(input_dict[standard_component_specs.MODEL_KEY])
+        pushed.set_int_custom_property(MODEL_ID, source.id)
+        served = publish.newest(base)
+        if served and publish.is_copy(served.path, model):
+            self._MarkPushed(pushed, pushed_destination=served.path, pushed_version=served.name)
+            return
         # First the archive: were it to fail after the push, a rerun would push the model twice.
         publish.archive(model, pushed.uri)
         version = publish.publish(
             model,
-            destination.filesystem.base_directory,
+            base,
             keep=settings.get("keep"),
             config=settings.get("config"),
             now=int(time.time()),

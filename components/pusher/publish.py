@@ -5,6 +5,7 @@ version must appear at once and whole, under a number above all before it.
 """
 
 import fcntl
+import filecmp
 import os
 import shutil
 import uuid
@@ -72,6 +73,29 @@ def archive(model: str, to: str) -> None:
     """
     with destination_errors(to, model):
         write_version(model, to, None)
+
+
+def newest(base: str) -> Version | None:
+    """The version that TensorFlow Serving serves by default; None for a remote folder too."""
+    if is_remote(base) or not os.path.isdir(base):
+        return None
+    whole = [
+        Version(number, os.path.join(base, name))
+        for number, name in _numbered(os.listdir(base))
+        if os.path.exists(os.path.join(base, name, SAVED_MODEL))
+    ]
+    return max(whole, default=None)
+
+
+def is_copy(version: str, model: str) -> bool:
+    """Whether a version holds the very files of `model`, its config.yaml aside; local only."""
+    if is_remote(model):
+        return False
+    names = [set(_files(folder)) - {CONFIG_FILE} for folder in (version, model)]
+    return names[0] == names[1] and all(
+        filecmp.cmp(os.path.join(version, name), os.path.join(model, name), shallow=False)
+        for name in names[0]
+    )
 
 
 def is_remote(path: str) -> bool:

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import tensorflow as tf
 import tensorflow_data_validation as tfdv
 from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
 from tfx.types import artifact_utils, channel_utils, standard_artifacts
 
 from espalier.components.data_gate import DataGate, gate
-from espalier.components.data_gate.executor import Executor
+from espalier.components.data_gate.executor import Executor, read_labels
 from espalier.errors import ConfigError, DataError
 
 TRAIN = pd.DataFrame(
@@ -71,6 +72,40 @@ def table(message: str) -> dict[str, tuple[str, str, str]]:
         else:
             rows[-1] = [" ".join(pair).strip() for pair in zip(rows[-1], cells, strict=True)]
     return {row[0]: (row[1], row[2], row[3]) for row in rows}
+
+
+def write_examples(folder: Path, labels: dict[str, list]) -> standard_artifacts.Examples:
+    """Raw examples with that column, as ExampleGen writes them; None is a missing value."""
+    for split, values in labels.items():
+        path = folder / f"Split-{split}" / "data_tfrecord-00000-of-00001.gz"
+        path.parent.mkdir(parents=True)
+        with tf.io.TFRecordWriter(str(path), "GZIP") as writer:
+            for value in values:
+                example = tf.train.Example()
+                feature = example.features.feature["label"]
+                if isinstance(value, int):
+                    feature.int64_list.value.append(value)
+                elif value is not None:
+                    feature.bytes_list.value.append(value.encode())
+                writer.write(example.SerializeToString())
+    artifact = standard_artifacts.Examples()
+    artifact.uri = str(folder)
+    artifact.split_names = artifact_utils.encode_split_names(list(labels))
+    return artifact
+
+
+def test_labels_that_training_does_not_see_stop_the_run(tmp_path):
+    examples = write_examples(
+        tmp_path, {"train": ["a", "b"], "eval": ["a"], "test": ["b", "rare", "rare"]}
+    )
+    with pytest.raises(DataError, match=r"'rare': 2 rows in test, none in train"):
+        gate.raise_if_unseen(read_labels(examples, "label"), "label")
+
+
+def test_integer_labels_are_counted_and_a_missing_one_is_zero(tmp_path):
+    labels = read_labels(write_examples(tmp_path, {"train": [None, 1, 2], "test": [None]}), "label")
+    assert labels == {"train": {"0": 1, "1": 1, "2": 1}, "test": {"0": 1}}
+    gate.raise_if_unseen(labels, "label")
 
 
 # --- judging --------------------------------------------------------------------------------
@@ -182,7 +217,7 @@ def test_warnings_are_reported_and_let_pass():
 def test_an_empty_split_is_refused_in_one_sentence(schema):
     report = gate.judge(*gathered(schema, train=TRAIN, eval=TRAIN[:0]))
     message = refusal(report)
-    assert "The split 'eval' has no rows (rows: train 60, eval 0)." in message
+    assert "No rows in eval (rows: train 60, eval 0)." in message
     assert "schema" not in message, "what is missing from no rows is no news"
 
 
@@ -217,9 +252,15 @@ class Gate:
                 path.parent.mkdir(parents=True)
                 path.write_bytes(content.SerializeToString())
 
+        self.examples = write_examples(folder / "examples", {"train": ["pos", "neg"]})
+
     def run(self) -> None:
         Executor().Do(
-            {"statistics": [self.statistics], "anomalies": [self.anomalies]},
+            {
+                "examples": [self.examples],
+                "statistics": [self.statistics],
+                "anomalies": [self.anomalies],
+            },
             {"report": [self.report]},
             {"label": "label"},
         )
@@ -244,6 +285,7 @@ def test_executor_refuses_and_still_reports(schema, tmp_path):
 
 def make(label) -> DataGate:
     return DataGate(
+        examples=channel_utils.as_channel([standard_artifacts.Examples()]),
         statistics=channel_utils.as_channel([standard_artifacts.ExampleStatistics()]),
         anomalies=channel_utils.as_channel([standard_artifacts.ExampleAnomalies()]),
         label=label,

@@ -18,19 +18,28 @@ LIMITS = {
 NONE = {**LIMITS, "at_least": {}, "worse_than_blessed_by_at_most": {"accuracy": 0.0}}
 
 
-def measured(accuracy: float, loss: float = 0.3) -> Measured:
+def measured(accuracy: float | None, loss: float = 0.3) -> Measured:
     return Measured(overall={"accuracy": accuracy, "loss": loss, "rows": 100})
 
 
 @pytest.mark.parametrize(
     ("settings", "candidate", "baseline", "blessed", "words"),
     [
-        (LIMITS, measured(0.9), None, True, ["accuracy 0.9000", "at least 0.85", "first model"]),
+        (
+            LIMITS,
+            measured(0.9),
+            None,
+            True,
+            ["accuracy 0.9000", "at least 0.85", "no earlier model"],
+        ),
         (LIMITS, measured(0.9), measured(0.905), True, ["the blessed model has 0.9050"]),
         (LIMITS, measured(0.89), measured(0.905), False, ["may be worse by 0.01"]),
         (LIMITS, measured(0.84), None, False, ["accuracy 0.8400, at least 0.85 needed"]),
         (LIMITS, measured(0.9, 0.6), None, False, ["loss 0.6000, at most 0.5 needed"]),
-        (NONE, measured(0.2), None, True, ["no limit is set, and no earlier"]),
+        (NONE, measured(0.2), None, True, ["no lowest value is set", "no earlier model"]),
+        (LIMITS, measured(None), None, False, ["accuracy (not defined), at least 0.85"]),
+        (NONE, measured(None), measured(0.9), False, ["(not defined), the blessed model has"]),
+        ({**LIMITS, "accepted": True}, measured(0.9), None, True, ["(--accept)"]),
         (NONE, measured(0.9), measured(0.9), True, ["(may not be worse)"]),
         (NONE, measured(0.89), measured(0.9), False, ["0.8900, the blessed model has 0.9000"]),
     ],

@@ -105,13 +105,16 @@ def test_a_curated_schema_stops_drifting_data(
 ) -> None:
     job = make_job(tmp_path, small_bert, count=100)
     schema = tmp_path / "schema.pbtxt"
-    schema.write_text(
+    text = (
         'feature { name: "text" type: BYTES presence { min_fraction: 1.0 min_count: 1 } }\n'
         'feature { name: "category" type: BYTES domain: "category" }\n'
         'feature { name: "label" type: BYTES presence { min_fraction: 1.0 min_count: 1 } }\n'
-        'string_domain { name: "category" value: "home" }\n'
+        'string_domain { name: "category" value: "home" value: "other" }\n'
     )
+    schema.write_text(text)
     config = Config.load(job.yaml, [f"data.schema={schema}"])
+    assert run(config, to_node="DataGate").exit_code == 0
+    schema.write_text(text.replace(' value: "other"', ""))  # under the same path
     with pytest.raises(DataError) as caught:
         run(config, to_node="DataGate")
     assert "category" in str(caught.value)

@@ -52,7 +52,7 @@ def test_the_latest_run_replaces_the_one_before(tmp_path: Path) -> None:
 
 
 def test_a_part_of_the_line_is_not_the_latest_run(tmp_path: Path) -> None:
-    whole = result(run="1")
+    whole = result(run="1", key="all")
     whole.save(tmp_path)
     result(run="2", status="partial", pushed=None).save(tmp_path)
     assert latest(tmp_path) == whole
