@@ -124,16 +124,17 @@ def predict(
     ] = None,
 ) -> None:
     """Predict in this process from the newest pushed version. Texts come from --text or stdin."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow greets with a dozen lines
     from rich.table import Table
 
     from ..serving.predictor import Predictor
+    from .progress import quiet
 
     texts = text or [line.rstrip("\n") for line in sys.stdin]
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in ("text", "label", "score"):
         table.add_column(name, justify="right" if name == "score" else "left")
-    predictions = Predictor(model).predict(texts, text_pair)
+    with quiet(Path(os.devnull)):  # TensorFlow greets with a dozen lines
+        predictions = Predictor(model).predict(texts, text_pair)
     for one, prediction in zip(texts, predictions, strict=True):
         table.add_row(escape(one), escape(prediction.label), f"{prediction.score:.4f}")
     Console().print(table)

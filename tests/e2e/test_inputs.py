@@ -62,7 +62,7 @@ def test_pairs_with_integer_labels_from_parquet(pairs: RunResult) -> None:
     assert pairs.status == "pushed"
     assert pairs.rows == {"train": 240, "eval": 48, "test": 60}
     assert pairs.metrics["overall"]["rows"] == 60  # the test rows, not the eval rows
-    assert "no limit is set" in pairs.verdict
+    assert "no lowest value is set" in pairs.verdict
     assert set(pairs.metrics["overall"]) == {"rows", "accuracy", "f1", "auc", "loss"}
     model = Predictor(str(pairs.pushed))
     (one,) = model.predict(["is the soup lovely, 5"], ["yes yes the order"])

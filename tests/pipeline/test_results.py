@@ -1,6 +1,7 @@
 """A run's record: what is stored is what is read, and the table shows it."""
 
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -51,10 +52,20 @@ def test_the_latest_run_replaces_the_one_before(tmp_path: Path) -> None:
     assert (tmp_path / "1.json").exists()
 
 
+def test_a_metric_that_is_not_defined_is_shown_as_a_dash(tmp_path: Path) -> None:
+    undefined = {"overall": {"rows": 9, "precision": None}, "slices": {}}
+    result(metrics=undefined, baseline=undefined).save(tmp_path)
+    again = latest(tmp_path)
+    assert again is not None
+    console = Console(file=io.StringIO(), width=100)
+    show(again, console)
+    assert re.search(r"overall +9 +-", console.file.getvalue())  # type: ignore[attr-defined]
+
+
 def test_a_part_of_the_line_is_not_the_latest_run(tmp_path: Path) -> None:
     whole = result(run="1", key="all")
     whole.save(tmp_path)
-    result(run="2", status="partial", pushed=None).save(tmp_path)
+    result(run="2", status="partial", key="", pushed=None).save(tmp_path)
     assert latest(tmp_path) == whole
     assert (tmp_path / "2.json").exists()
 
