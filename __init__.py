@@ -19,7 +19,6 @@ if TYPE_CHECKING:
         ConfigError,
         DataError,
         EspalierError,
-        NotBlessedError,
     )
     from .pipeline.config import Config
     from .pipeline.results import RunResult
@@ -36,7 +35,6 @@ _HOMES = {
     "CheckpointError": ".errors",
     "DataError": ".errors",
     "ComponentError": ".errors",
-    "NotBlessedError": ".errors",
 }
 
 __version__ = "0.1.0"
@@ -47,7 +45,6 @@ __all__ = [
     "ConfigError",
     "DataError",
     "EspalierError",
-    "NotBlessedError",
     "Predictor",
     "RunResult",
     "run",

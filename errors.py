@@ -4,8 +4,9 @@ EspalierError (1)
 ├── ConfigError (2)         the YAML, an option, or a place that cannot be written
 │   └── CheckpointError (2) a pre-trained model that cannot be read or is of another kind
 ├── DataError (2)           the user's rows
-├── ComponentError (3)      a component of the pipeline failed
-└── NotBlessedError (4)     the run is whole, and the model was refused
+└── ComponentError (3)      a component of the pipeline failed
+
+A model that is refused is no error: `RunResult.exit_code` is 4 then.
 
 A message says where, what was found, what was expected and what to do, and needs no traceback.
 """
@@ -37,9 +38,3 @@ class ComponentError(EspalierError):
     """A component of the pipeline failed."""
 
     exit_code = 3
-
-
-class NotBlessedError(EspalierError):
-    """The pipeline ran, and its verdict keeps the model from being pushed."""
-
-    exit_code = 4

@@ -6,9 +6,9 @@ from rich.markup import escape
 from rich.tree import Tree
 
 from ..errors import ConfigError
+from ..trainer.export import DESCRIPTION
 from . import results
 from .config import Config
-from .results import RunResult
 from .store import Node, Store, database
 
 
@@ -58,7 +58,7 @@ def _draw(config: Config, version: str, run: str, nodes: dict[str, Node]) -> Tre
     root.add(f"pushed to {escape(destination)}{gone} by the run of {run}")
     if verdict := nodes.get("Evaluator"):
         root.add(escape(results.produced(verdict)))
-    record = _record(config, run)
+    record = results.of_run(config.home / "results", run)
     if record:
         root.add(f"from data with the hash {record.data}")
     checkpoint = _checkpoint(nodes)
@@ -75,15 +75,5 @@ def _draw(config: Config, version: str, run: str, nodes: dict[str, Node]) -> Tre
 
 def _checkpoint(nodes: dict[str, Node]) -> str:
     trainer = nodes.get("Trainer")
-    facts = trainer and trainer.outputs["model"].read_json(
-        "Format-Serving/assets.extra/espalier.json"
-    )
+    facts = trainer and trainer.outputs["model"].read_json(f"Format-Serving/{DESCRIPTION}")
     return f"{facts['model']['start']}, hash {facts['checkpoint']}" if facts else ""
-
-
-def _record(config: Config, run: str) -> RunResult | None:
-    file = config.home / "results" / f"{run.replace(':', '-')}.json"
-    try:
-        return RunResult.model_validate_json(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None

@@ -16,6 +16,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from .results import produced
 from .store import Node
 
 # What TFX's LocalDagRunner and BeamDagRunner log around each node.
@@ -129,8 +130,6 @@ class Reporter(logging.Handler):
 
     def finish(self, name: str, state: str = "") -> None:
         """Print the component's closing line."""
-        from .results import produced
-
         seconds = time.monotonic() - self._started.pop(name, time.monotonic())
         node = self._look_up(name)
         state = state or (node.state if node else "done")

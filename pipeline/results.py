@@ -1,6 +1,5 @@
 """What a run came to: a plain record, stored as JSON, and the table a person reads."""
 
-import contextlib
 import json
 import os
 from pathlib import Path
@@ -79,7 +78,7 @@ class RunResult(BaseModel):
     def save(self, folder: Path) -> Path:
         """Write `RUN.json` and, after a whole run, `latest.json`, each atomically."""
         folder.mkdir(parents=True, exist_ok=True)
-        names = [f"{self.run.replace(':', '-')}.json"]
+        names = [_file_name(self.run)]
         if self.key:
             names.append("latest.json")
         for name in names:
@@ -91,20 +90,30 @@ class RunResult(BaseModel):
 
 def latest(folder: Path) -> RunResult | None:
     """The last whole run's results, if they can be read."""
-    try:
-        return RunResult.model_validate_json((folder / "latest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+    return _read(folder / "latest.json")
+
+
+def of_run(folder: Path, run: str) -> RunResult | None:
+    """One run's results, if they can be read."""
+    return _read(folder / _file_name(run))
 
 
 def all_results(folder: Path) -> list[RunResult]:
     """Every run's results that can be read, oldest first."""
-    found = []
-    for file in sorted(folder.glob("[!.]*.json"), key=lambda file: file.stat().st_mtime_ns):
-        with contextlib.suppress(OSError, ValueError):
-            if file.name != "latest.json":
-                found.append(RunResult.model_validate_json(file.read_text(encoding="utf-8")))
-    return found
+    files = [file for file in folder.glob("[!.]*.json") if file.name != "latest.json"]
+    files.sort(key=lambda file: file.stat().st_mtime_ns)
+    return [result for file in files if (result := _read(file))]
+
+
+def _file_name(run: str) -> str:
+    return f"{run.replace(':', '-')}.json"
+
+
+def _read(file: Path) -> RunResult | None:
+    try:
+        return RunResult.model_validate_json(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def collect(name: str, store: Store, run: str) -> RunResult:
@@ -173,11 +182,7 @@ def _say_trainer(node: Node) -> str:
     return f"best epoch {history['best_epoch']}, eval accuracy {best['val_accuracy']:.4f}"
 
 
-def _say_evaluator(node: Node) -> str:
-    return str(node.outputs["blessing"].properties.get("verdict", ""))
-
-
-def _say_check(node: Node) -> str:
+def _say_verdict(node: Node) -> str:
     return str(node.outputs["blessing"].properties.get("verdict", ""))
 
 
@@ -199,8 +204,8 @@ _SPEAKERS = {
     "Transform": _say_transform,
     "DataGate": _say_gate,
     "Trainer": _say_trainer,
-    "Evaluator": _say_evaluator,
-    "ServingCheck": _say_check,
+    "Evaluator": _say_verdict,
+    "ServingCheck": _say_verdict,
     "Pusher": _say_pusher,
     "LatestBlessed": _say_baseline,
 }
@@ -241,13 +246,13 @@ def _metrics(result: RunResult) -> Table:
     table.add_column("slice")
     for name in ["rows", *names]:
         table.add_column(name, justify="right")
-    for title, values in [("overall", overall), *result.metrics["slices"].items()]:
-        cells = (_number(values.get(n)) for n in names)
-        table.add_row(escape(title), f"{values.get('rows', 0):,}", *cells)
+    rows = [("overall", overall)]
+    rows += [(escape(title), values) for title, values in result.metrics["slices"].items()]
     if result.baseline:
-        values = result.baseline["overall"]
-        cells = (_number(values.get(n)) for n in names)
-        table.add_row("[dim]blessed before[/]", f"{values.get('rows', 0):,}", *cells)
+        rows.append(("[dim]blessed before[/]", result.baseline["overall"]))
+    for title, values in rows:
+        cells = (_number(values.get(name)) for name in names)
+        table.add_row(title, f"{values.get('rows', 0):,}", *cells)
     return table
 
 

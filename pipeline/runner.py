@@ -17,7 +17,7 @@ from rich.spinner import Spinner
 from ruamel.yaml import YAML
 
 from ..errors import ComponentError, ConfigError, EspalierError
-from ..serving.predictor import newest_version
+from ..serving.predictor import find_newest
 from ..trainer import families
 from . import code_digest, preflight, results
 from .config import Config
@@ -107,10 +107,8 @@ def _is_served(result: RunResult, to: str) -> bool:
     """Whether what the run pushed is still the newest version (a remote one is believed to be)."""
     if result.status == "not_blessed" or "://" in to:
         return True
-    try:
-        return newest_version(Path(to)) == Path(str(result.pushed))
-    except ConfigError:
-        return False
+    newest = find_newest(Path(to))
+    return newest is not None and newest == Path(str(result.pushed))
 
 
 # The first component that reads each section: begun after it, a run would not see its change.
@@ -132,7 +130,7 @@ def _base_run(config: Config, data: str, from_node: str) -> str:
         )
     before = found[-1]
     old = YAML(typ="safe").load(before.config)
-    now = YAML(typ="safe").load(config.to_yaml())
+    now = config.model_dump(mode="json", by_alias=True)
     for section, reader in _READ_BY.items():
         changed = old[section] != now[section] or (section == "data" and before.data != data)
         if changed and reader in needed:

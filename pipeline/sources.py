@@ -9,7 +9,6 @@ TFRecord). Of the patterns that leave hidden files out, `[!.]*` means the same t
 import difflib
 import fnmatch
 import glob
-import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -124,15 +123,6 @@ def split_of(path: Path) -> str | None:
     words = re.split(r"[^a-z]+", (path.stem if path.is_file() else path.name).lower())
     found = [split for split, known in SPLIT_WORDS.items() if set(known) & set(words)]
     return found[0] if len(found) == 1 else None
-
-
-def sha256(file: Path) -> str:
-    """SHA-256 (hex) of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while piece := stream.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def input_patterns(splits: Mapping[str, Sequence[Path]]) -> tuple[str, dict[str, str]]:

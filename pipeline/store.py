@@ -14,7 +14,6 @@ class Output:
     """One artifact that a component made, or took from the cache."""
 
     id: int
-    kind: str
     uri: str
     properties: dict[str, Any] = field(default_factory=dict)
 
@@ -32,7 +31,6 @@ class Node:
     state: str
     seconds: float
     outputs: dict[str, Output]
-    inputs: dict[str, Output]
 
 
 def database(home: Path) -> Path:
@@ -57,7 +55,6 @@ class Store:
         # 3 is READWRITE_OPENCREATE, which would make an empty file where there is none.
         connection.sqlite.connection_mode = proto.SqliteMetadataSourceConfig.READWRITE
         self._store = metadata_store.MetadataStore(connection)
-        self._types = {kind.id: kind.name for kind in self._store.get_artifact_types()}
 
     def runs(self) -> list[str]:
         """The ids of all runs, oldest first: their start, as each of TFX's runners writes it."""
@@ -77,14 +74,12 @@ class Store:
         events = self._store.get_events_by_execution_ids([execution.id])
         output_types = (self._proto.Event.OUTPUT, self._proto.Event.DECLARED_OUTPUT)
         outputs = [event for event in events if event.type in output_types]
-        inputs = [event for event in events if event.type not in output_types]
         times = (execution.create_time_since_epoch, execution.last_update_time_since_epoch)
         return Node(
             name=self._node_name(execution),
             state=_DONE.get(execution.last_known_state, "unknown"),
             seconds=(times[1] - times[0]) / 1000,
             outputs=self._by_key(outputs),
-            inputs=self._by_key(inputs),
         )
 
     def _node_name(self, execution: Any) -> str:
@@ -106,4 +101,4 @@ class Store:
             key: getattr(value, value.WhichOneof("value"))
             for key, value in artifact.custom_properties.items()
         }
-        return Output(artifact.id, self._types[artifact.type_id], artifact.uri, values)
+        return Output(artifact.id, artifact.uri, values)

@@ -66,15 +66,24 @@ class Predictor:
         ]
 
 
-def newest_version(path: Path) -> Path:
+def find_newest(base: Path) -> Path | None:
     """The folder of the highest number with a SavedModel, as TensorFlow Serving picks it."""
-    if (path / "saved_model.pb").exists():
-        return path
-    versions = [p for p in path.glob("[0-9]*") if p.name.isdecimal()]
+    numbered = (p for p in base.glob("[0-9]*") if p.name.isascii() and p.name.isdecimal())
+    versions = (p for p in numbered if int(p.name) < 2**63)  # an int64 there
     whole = [p for p in versions if (p / "saved_model.pb").exists()]
-    if not whole:
+    return max(whole, key=lambda p: int(p.name), default=None)
+
+
+def newest_version(path: Path) -> Path:
+    """The path itself if it is a version, else the newest one below it.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    version = path if (path / "saved_model.pb").exists() else find_newest(path)
+    if version is None:
         raise ConfigError(
             f"{path}: no pushed version here (a numbered folder with saved_model.pb). "
             f"Run `espalier run` first, or name the model's folder."
         )
-    return max(whole, key=lambda p: int(p.name))
+    return version

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ComponentError
 from . import serving_ops
+from .input import narrow
 from .preprocess import LABEL, TEXT_INPUTS
 
 if TYPE_CHECKING:
@@ -139,9 +140,7 @@ class _Signatures:
         import tensorflow as tf
 
         features = {
-            name: tf.cast(values, tf.int32) if values.dtype == tf.int64 else values
-            for name, values in self._transform(raw).items()
-            if name != LABEL
+            name: narrow(values) for name, values in self._transform(raw).items() if name != LABEL
         }
         scores = tf.nn.softmax(self._model(features, training=False), axis=-1)
         best = tf.gather(tf.constant(self._labels), tf.argmax(scores, axis=-1))

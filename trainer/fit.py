@@ -104,15 +104,7 @@ def fit(
             verbose=0,
         ).history
         _record(state, {name: values[-1] for name, values in logs.items()}, epoch + 1)
-        outdated = ""
-        if state.best_epoch == state.epoch:
-            outdated, state.best = state.best, str(state_dir / f"best-{state.epoch}")
-            model.save_weights(state.best)
-        state.checkpoint = manager.save()
-        state.save(state_dir)
-        if outdated:  # only now does nothing name it
-            for file in state_dir.glob(f"{Path(outdated).name}.*"):
-                file.unlink()
+        _keep(state, model, manager, state_dir)
         progress.info(
             "epoch %d of %d: loss %.4f, eval loss %.4f, eval accuracy %.4f",
             state.epoch, settings.epochs, *(state.history[-1][name] for name in
@@ -120,6 +112,19 @@ def fit(
         )  # fmt: skip
     model.load_weights(state.best).expect_partial()
     return state
+
+
+def _keep(state: State, model: Any, manager: "tf.train.CheckpointManager", folder: Path) -> None:
+    """Put the epoch on disk so that a kill at any moment leaves a whole one."""
+    outdated = ""
+    if state.best_epoch == state.epoch:
+        outdated, state.best = state.best, str(folder / f"best-{state.epoch}")
+        model.save_weights(state.best)
+    state.checkpoint = manager.save()
+    state.save(folder)
+    if outdated:  # only now does nothing name it
+        for file in folder.glob(f"{Path(outdated).name}.*"):
+            file.unlink()
 
 
 def _record(state: State, logs: dict[str, float], epoch: int) -> None:

@@ -46,15 +46,25 @@ def records(source: Source) -> "tf.data.Dataset":
 
 def label_counts(source: Source) -> dict[int, int]:
     """Rows per label id; -1 counts the rows whose label no training row has."""
+    return count_values(records(source), LABEL, source.spec[LABEL])
+
+
+def count_values(rows: "tf.data.Dataset", name: str, spec: Any) -> dict[Any, int]:
+    """How often each value of a feature comes, in serialized tf.Examples.
+
+    Args:
+        rows: the serialized rows.
+        name: a feature with one value a row.
+        spec: how it is parsed.
+    """
     import numpy as np
     import tensorflow as tf
 
-    counts: dict[int, int] = {}
-    spec = {LABEL: source.spec[LABEL]}
-    for batch in records(source).batch(4096).map(lambda r: tf.io.parse_example(r, spec)[LABEL]):
-        ids, numbers = np.unique(batch.numpy(), return_counts=True)
-        for label, number in zip(ids.tolist(), numbers.tolist(), strict=True):
-            counts[label] = counts.get(label, 0) + number
+    counts: dict[Any, int] = {}
+    for batch in rows.batch(4096).map(lambda row: tf.io.parse_example(row, {name: spec})[name]):
+        values, numbers = np.unique(batch.numpy(), return_counts=True)
+        for value, number in zip(values.tolist(), numbers.tolist(), strict=True):
+            counts[value] = counts.get(value, 0) + number
     return counts
 
 
@@ -115,10 +125,11 @@ def _finish(features: dict[str, "tf.Tensor"], sequence: Sequence[str]) -> tuple[
         for name in sequence:
             if name in features:
                 features[name] = features[name][:, :width]
-    return {name: _narrow(values) for name, values in features.items()}, label
+    return {name: narrow(values) for name, values in features.items()}, label
 
 
-def _narrow(values: "tf.Tensor") -> "tf.Tensor":
+def narrow(values: "tf.Tensor") -> "tf.Tensor":
+    """int64 as int32, which the models take; other types as they are."""
     import tensorflow as tf
 
     return tf.cast(values, tf.int32) if values.dtype == tf.int64 else values

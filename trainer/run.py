@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 import os
 import shutil
 from pathlib import Path
@@ -19,8 +18,6 @@ from .settings import Train
 if TYPE_CHECKING:
     import tensorflow_transform as tft
     import tf_keras as keras
-
-log = logging.getLogger(__name__)
 
 
 def run_fn(fn_args: Any) -> None:

@@ -12,6 +12,7 @@ from tfx.types import artifact_utils, standard_component_specs
 from tfx.types.artifact import Artifact
 from tfx.utils import io_utils
 
+from ...trainer.input import count_values
 from . import gate
 
 LABEL = "label"
@@ -90,16 +91,13 @@ def _kind(row: bytes, label: str) -> str | None:
 
 
 def _count_labels(rows: Any, label: str, integers: bool) -> Counter[str]:
-    import numpy as np
     import tensorflow as tf
 
-    spec = tf.io.FixedLenFeature([], tf.int64 if integers else tf.string, 0 if integers else "")
-    counts: Counter[str] = Counter()
-    for batch in rows.batch(4096).map(lambda row: tf.io.parse_example(row, {label: spec})[label]):
-        values, numbers = np.unique(batch.numpy(), return_counts=True)
-        for value, number in zip(values.tolist(), numbers.tolist(), strict=True):
-            counts[value.decode() if isinstance(value, bytes) else str(value)] += number
-    return counts
+    kind, empty = (tf.int64, 0) if integers else (tf.string, "")
+    found = count_values(rows, label, tf.io.FixedLenFeature([], kind, empty))
+    return Counter(
+        {v.decode() if isinstance(v, bytes) else str(v): count for v, count in found.items()}
+    )
 
 
 def _read(artifact: Artifact, split: str, name: str) -> bytes:

@@ -11,12 +11,14 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import IO, NamedTuple
 
 from absl import logging
 from tfx.dsl.io import fileio
 
 from ...errors import ComponentError
+from ...serving.predictor import find_newest
 from .failures import destination_errors
 
 SAVED_MODEL = "saved_model.pb"
@@ -77,14 +79,8 @@ def archive(model: str, to: str) -> None:
 
 def newest(base: str) -> Version | None:
     """The version that TensorFlow Serving serves by default; None for a remote folder too."""
-    if is_remote(base) or not os.path.isdir(base):
-        return None
-    whole = [
-        Version(number, os.path.join(base, name))
-        for number, name in _numbered(os.listdir(base))
-        if os.path.exists(os.path.join(base, name, SAVED_MODEL))
-    ]
-    return max(whole, default=None)
+    found = None if is_remote(base) else find_newest(Path(base))
+    return Version(int(found.name), os.path.join(base, found.name)) if found else None
 
 
 def is_copy(version: str, model: str) -> bool:
