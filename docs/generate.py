@@ -34,6 +34,10 @@ def configuration() -> str:
             family = model.model_fields.get("family")
             title = f"{name}: with family: {family.default}" if family else f"{name}:"
             lines += ["", f"## `{title}`", "", *_table(model)]
+            for inner, part in model.model_fields.items():
+                for section in _models(part.annotation):
+                    if section.__name__ != "SplitPaths":  # told where it is used
+                        lines += ["", f"## `{name}.{inner}:`", "", *_table(section)]
     return "\n".join(lines) + "\n"
 
 
@@ -76,6 +80,8 @@ def _table(model: type[BaseModel], skip_sections: bool = False) -> list[str]:
 def _plain(value: Any) -> str:
     if value is None:
         return "null"
+    if isinstance(value, BaseModel):
+        return "none of it"
     return str(value).replace("'", "") if isinstance(value, list | dict) else str(value)
 
 

@@ -122,21 +122,32 @@ def predict(
     text_pair: Annotated[
         list[str] | None, typer.Option("--pair", help="The second text of a pair, in step.")
     ] = None,
+    image: Annotated[
+        list[Path] | None, typer.Option("--image", help="A picture's file, for a model of those.")
+    ] = None,
 ) -> None:
-    """Predict in this process from the newest pushed version. Texts come from --text or stdin."""
+    """Predict in this process from the newest pushed version.
+
+    Texts come from --text or, a line each, from stdin; pictures from --image.
+    """
     from rich.table import Table
 
     from ..serving.predictor import Predictor
     from .progress import quiet
 
-    texts = text or [line.rstrip("\n") for line in sys.stdin]
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("text", "label", "score"):
-        table.add_column(name, justify="right" if name == "score" else "left")
+    rows: list[Any] = [*(image or text or [])]
     with quiet(Path(os.devnull)):  # TensorFlow greets with a dozen lines
-        predictions = Predictor(model).predict(texts, text_pair)
-    for one, prediction in zip(texts, predictions, strict=True):
-        table.add_row(escape(one), escape(prediction.label), f"{prediction.score:.4f}")
+        predictor = Predictor(model)
+        if predictor.takes_images != bool(image):
+            wanted = "--image FILE" if predictor.takes_images else "--text TEXT"
+            raise ConfigError(f"{model}: give what this model reads, with {wanted}.")
+        rows = rows or [line.rstrip("\n") for line in sys.stdin]
+        predictions = predictor.predict(rows, text_pair)
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in ("image" if image else "text", "label", "score"):
+        table.add_column(name, justify="right" if name == "score" else "left")
+    for one, prediction in zip(rows, predictions, strict=True):
+        table.add_row(escape(str(one)), escape(prediction.label), f"{prediction.score:.4f}")
     Console().print(table)
 
 

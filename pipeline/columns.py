@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..components.faults import Faults
 from .csv_rows import FLOAT, INT, STRING, UNKNOWN, CsvFile, kind_of
-from .faults import Faults
 
 MOST_VALUES = 1000  # different ones that are told apart; a label has no more
 _LONGEST_VALUE = 100  # characters of a value that are kept

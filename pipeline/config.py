@@ -18,11 +18,12 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from ..errors import ConfigError
 from ..trainer import families
-from ..trainer.settings import Train
+from ..trainer.preprocess import INPUTS, LABEL
+from ..trainer.settings import Augment, Train
 
-Metric = Literal["accuracy", "f1", "auc", "precision", "recall", "loss"]
+Metric = Literal["accuracy", "f1", "auc", "precision", "recall", "specificity", "loss"]
 SPLITS = ("train", "eval", "test")
-FORMATS = ("csv", "parquet", "tfrecord")
+FORMATS = ("csv", "parquet", "tfrecord", "images")
 
 
 def _model_settings() -> Any:
@@ -50,7 +51,11 @@ class SplitPaths(_Section):
     """Separate files for each split."""
 
     train: str = Field(description="Rows to train on: a file, a folder or a glob.")
-    eval: str = Field(description="Rows that choose the best epoch.")
+    eval: str | None = Field(
+        None,
+        description="Rows that choose the best epoch. Only images can do without: a tenth of "
+        "train is taken.",
+    )
     test: str | None = Field(
         None, description="Rows for the final evaluation; without them it uses the eval rows."
     )
@@ -68,10 +73,31 @@ class Data(_Section):
     tfrecord: str | SplitPaths | None = Field(
         None, description="The same, as TFRecord files of tf.Example."
     )
-    text: str | Annotated[list[str], Field(min_length=1, max_length=2)] = Field(
-        description="The text's column, or two columns [a, b] read as a pair."
+    images: str | SplitPaths | None = Field(
+        None,
+        description="Pictures (JPEG, PNG, GIF, BMP): a folder with one folder a class, or with "
+        "train, eval and test folders of those; a folder of MNIST-style idx files; or a CSV of "
+        "path and label. Or {train:, eval:, test:}, each of them one of these. One source is "
+        "split 8:1:1 by a hash of the picture; where only eval is missing, a tenth of train is it.",
     )
-    label: str = Field(description="The label's column: strings or integers.")
+    text: str | Annotated[list[str], Field(min_length=1, max_length=2)] | None = Field(
+        None, description="The text's column, or two columns [a, b] read as a pair."
+    )
+    label: str | None = Field(
+        None,
+        description="The label's column: strings or integers. For images only in a CSV, where "
+        "`label` is the default.",
+    )
+    multi_label: bool = Field(
+        False,
+        description="Images only: a picture may have any number of labels, none included; in a "
+        "CSV they stand in one cell with | between them.",
+    )
+    on_bad_image: Literal["fail", "skip"] = Field(
+        "fail",
+        description="What a picture that cannot be used does: fail stops the run and names it, "
+        "skip leaves it out and counts it.",
+    )
     schema_file: str | None = Field(
         None,
         alias="schema",
@@ -88,13 +114,27 @@ class Data(_Section):
                 f"name the data's source once, as one of {', '.join(FORMATS)}; "
                 f"found {' and '.join(given) or 'none'}"
             )
+        if self.format == "images":
+            if self.text is not None:
+                raise ValueError("`text` names a column of csv, parquet or tfrecord, not of images")
+            if len(self.sources) == 1 and "train" in self.sources:
+                raise ValueError("images names train alone; name eval or test, or one source")
+            return self
+        source = getattr(self, self.format)
+        if isinstance(source, SplitPaths) and source.eval is None:
+            raise ValueError(f"{self.format}.eval is missing: the rows that choose the best epoch")
+        for key in ("text", "label"):
+            if getattr(self, key) is None:
+                raise ValueError(f"`{key}` is missing: the name of a column in {self.format}")
         if self.label in self.texts:
             raise ValueError(f"the label's column {self.label!r} is also the text's")
+        if self.multi_label or self.on_bad_image != "fail":
+            raise ValueError("`multi_label` and `on_bad_image` are for images")
         return self
 
     @property
     def format(self) -> str:
-        """csv, parquet or tfrecord."""
+        """csv, parquet, tfrecord or images."""
         return next(name for name in FORMATS if getattr(self, name) is not None)
 
     @property
@@ -107,13 +147,24 @@ class Data(_Section):
 
     @property
     def texts(self) -> list[str]:
-        """The text columns, one or two."""
-        return [self.text] if isinstance(self.text, str) else list(self.text)
+        """The text columns, one or two; none for images."""
+        return [self.text] if isinstance(self.text, str) else list(self.text or ())
 
     @property
-    def splits(self) -> list[str]:
-        """The names of the splits that ExampleGen will write."""
-        return list(SPLITS) if "all" in self.sources else list(self.sources)
+    def kind(self) -> Literal["text", "image"]:
+        """What a family has to read."""
+        return "image" if self.format == "images" else "text"
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """The column of each raw input, by the name that the served model gives the input."""
+        columns = ["image"] if self.kind == "image" else self.texts
+        return dict(zip(INPUTS[self.kind], columns, strict=False))
+
+    @property
+    def label_column(self) -> str:
+        """The column that holds the label in the Examples."""
+        return self.label or LABEL
 
 
 class Evaluate(_Section):
@@ -122,9 +173,10 @@ class Evaluate(_Section):
     metrics: list[Metric] = Field(
         default=["accuracy", "f1", "auc"],
         min_length=1,
-        description="accuracy; f1, precision, recall and auc (two classes: of the second in "
-        "sorted order; more: the mean over classes); loss (cross-entropy). The first one "
-        "decides where no limit is given.",
+        description="accuracy; f1, precision, recall (sensitivity), specificity and auc (two "
+        "classes: of the second in sorted order; more, or multi_label: the mean over classes); "
+        "loss (cross-entropy). The first one decides where no limit is given. With multi_label "
+        "accuracy is the share of right answers over all labels of all rows.",
     )
     slices: list[str] = Field(
         default=[], description="Columns by whose values the metrics are shown separately."
@@ -191,6 +243,21 @@ class Config(BaseModel):
     runs: Place = Field(
         "runs", description="Folder for what runs leave: artifacts, metadata, logs, results."
     )
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> "Config":
+        kind, family = self.data.kind, self.model.family
+        if kind != families.load(family).FEATURE_KIND:
+            fitting = [n for n in families.names() if kind == families.load(n).FEATURE_KIND]
+            raise ValueError(
+                f"model.family {family} does not read data.{self.data.format}; families that do: "
+                f"{', '.join(fitting)}"
+            )
+        if kind == "text" and self.train.augment != Augment():
+            raise ValueError("train.augment is for images")
+        if self.data.multi_label and self.train.class_weight != "none":
+            raise ValueError("train.class_weight weighs rows by their one label; not multi_label")
+        return self
 
     def __init__(self, **values: Any) -> None:
         self._fill(values, "Config")
@@ -290,7 +357,7 @@ def _sentences(error: ValidationError, where: str, tree: Any) -> list[str]:
 
 def _key_path(loc: Sequence[Any]) -> list[Any]:
     """The location without pydantic's own markers for the branch of a union."""
-    families_, markers = set(families.names()), {"str", "int", "SplitPaths", "list[str]"}
+    families_, markers = set(families.names()), {"str", "int", "SplitPaths", "constrained-int"}
     return [
         part
         for position, part in enumerate(loc)
@@ -321,6 +388,13 @@ def _reason(fault: Any) -> str:
         return f"unknown key {name!r}; {hint}"
     if kind == "missing":
         return "missing; it has no default."
+    if kind == "union_tag_not_found":
+        return f"`family` is missing; the families are: {', '.join(families.names())}."
+    if kind == "union_tag_invalid":
+        near = difflib.get_close_matches(str(fault["ctx"]["tag"]), families.names(), 1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        names = ", ".join(families.names())
+        return f"family {fault['ctx']['tag']!r} is not known; {hint}The families are: {names}."
     message = fault["msg"].removeprefix("Value error, ").replace("Input should", "should")
     return f"{message}; found {fault['input']!r}" if kind != "value_error" else message
 

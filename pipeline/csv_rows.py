@@ -16,7 +16,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import NoReturn
 
-from .faults import Faults
+from ..components.faults import Faults
 
 UNKNOWN, INT, FLOAT, STRING = range(4)
 TYPE_NAMES = ("nothing", "whole numbers", "numbers", "strings")

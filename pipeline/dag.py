@@ -5,7 +5,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import tensorflow_data_validation as tfdv
 from google.protobuf import wrappers_pb2
+from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx.components import (
     ExampleValidator,
     SchemaGen,
@@ -28,12 +30,14 @@ from tfx.types.standard_artifacts import Model, PushedModel
 
 from ..components.data_gate import DataGate
 from ..components.evaluator import Evaluator
+from ..components.image_example_gen.component import ImageExampleGen
+from ..components.image_example_gen.listing import output_splits
 from ..components.pusher import Pusher
 from ..components.pusher.strategy import LastPushed
 from ..components.serving_check import ServingCheck
 from ..trainer import families
 from . import code_digest, store
-from .config import Config, Data
+from .config import SPLITS, Config, Data
 from .preflight import find_sources, input_patterns
 
 # TFX splits by a hash of the row: the same row always lands in the same split.
@@ -57,7 +61,10 @@ def create_pipeline(
         accept: leave the last blessed model out of the verdict.
     """
     examples = _example_gen(config.data, data).with_id("ExampleGen")
-    statistics = StatisticsGen(examples=examples.outputs["examples"])
+    statistics = StatisticsGen(
+        examples=examples.outputs["examples"],
+        stats_options=_image_options() if config.data.kind == "image" else None,
+    )
     schema = _schema(config, statistics)
     validator = ExampleValidator(
         statistics=statistics.outputs["statistics"], schema=schema.outputs["schema"]
@@ -66,7 +73,7 @@ def create_pipeline(
         examples=examples.outputs["examples"],
         statistics=statistics.outputs["statistics"],
         anomalies=validator.outputs["anomalies"],
-        label=config.data.label,
+        label=config.data.label_column,
     )
     transform, trainer = _learn(config, examples, schema)
     transform.add_upstream_node(gate)
@@ -79,14 +86,14 @@ def create_pipeline(
         examples=examples.outputs["examples"],
         model=trainer.outputs["model"],
         schema=schema.outputs["schema"],
-        split=config.data.splits[-1],
+        split=_splits(config.data)[-1],
         settings={**_limits(config), "accepted": accept},
         baseline_model=None if accept else baseline.outputs["model"],
     )
     check = ServingCheck(
         model=trainer.outputs["model"],
         examples=examples.outputs["examples"],
-        text_keys=config.data.texts,
+        inputs=config.data.inputs,
     )
     destination = pusher_pb2.PushDestination.Filesystem(base_directory=config.push.to)
     pusher = Pusher(
@@ -113,7 +120,29 @@ def create_pipeline(
     )
 
 
+def _splits(data: Data) -> list[str]:
+    """The splits that ExampleGen will write."""
+    if data.kind == "image":
+        return output_splits(data.sources)
+    return list(SPLITS) if "all" in data.sources else list(data.sources)
+
+
+def _image_options() -> tfdv.StatsOptions:
+    """Without this, TFDV would count each encoded picture as a word."""
+    schema = schema_pb2.Schema()
+    schema.feature.add(name="image", type=schema_pb2.BYTES).image_domain.SetInParent()
+    return tfdv.StatsOptions(schema=schema)
+
+
 def _example_gen(data: Data, fingerprint: str) -> Any:
+    if data.kind == "image":
+        return ImageExampleGen(
+            sources=data.sources,
+            label=data.label_column,
+            multi_label=data.multi_label,
+            on_bad_image=data.on_bad_image,
+            fingerprint=fingerprint,
+        )
     base, patterns = input_patterns(find_sources(data.sources, data.format))
     split_later = "all" in patterns
     inputs = example_gen_pb2.Input(
@@ -157,8 +186,9 @@ def _schema(config: Config, statistics: StatisticsGen) -> Any:
 def _learn(config: Config, examples: Any, schema: Any) -> tuple[Transform, Trainer]:
     family = families.load(config.model.family)
     reads = {
-        "texts": config.data.texts,
-        "label": config.data.label,
+        "inputs": config.data.inputs,
+        "label": config.data.label_column,
+        "multi_label": config.data.multi_label,
         "model": config.model.model_dump(mode="json"),
         # Not read by the code: TFX caches by these values.
         "checkpoint": family.fingerprint(config.model),

@@ -1,21 +1,26 @@
 """Look at the user's data and write a commented configuration for it."""
 
-import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..errors import DataError
+from ..components.names import SPLIT_WORDS, split_of
 from .columns import Column, look_at
+from .init_images import picture_sources, propose_images
 from .preflight import TOKENS_PER_WORD, DataReport, check_csv, check_parquet
-from .sources import SPLIT_WORDS, SUFFIXES, find_files, input_patterns, is_named, split_of
-
-# The likeliest first.
-_LABEL_NAMES = (
-    ("label", "labels", "class", "sentiment", "target", "gold", "y"),
-    ("category", "intent", "topic", "rating", "stars", "score", "polarity", "spam", "answer"),
+from .proposal import (
+    find_label,
+    head,
+    label_counts,
+    limits,
+    push,
+    quoted,
+    short,
+    source_lines,
+    undecided,
 )
+from .sources import SUFFIXES, find_files, input_patterns, is_named
+
 _TEXT_PAIRS = (
     ("premise", "hypothesis"),
     ("question", "answer"),
@@ -32,32 +37,31 @@ _SHORTEST, _LONGEST = 32, 512  # tokens; BERT's checkpoints have 512 positions
 
 
 def propose(path: Path) -> str:
-    """A YAML configuration, each choice with its reason, for a CSV or Parquet file or folder.
+    """A YAML configuration, each choice with its reason, for a CSV or Parquet file or folder, or
+    for pictures.
 
     Raises:
         DataError: the data cannot be used, or it cannot be told which columns are meant.
     """
     kind, sources, note = _sources(path)
+    if pictures := picture_sources(path, sources):
+        return propose_images(path, pictures)
     files = {name: find_files(one, SUFFIXES[kind]) for name, one in sources.items()}
     columns = look_at(files[next(iter(files))], kind)
     texts = _texts(columns, path)
-    label = _label([column for column in columns if column not in texts], columns, path)
+    label = find_label([column for column in columns if column not in texts], columns, path)
     slices = _slices([column for column in columns if column not in (*texts, label)])
     check = check_csv if kind == "csv" else check_parquet
     names = [column.name for column in texts]
     report = check(files, names, label.name, [column.name for column in slices])
     return "\n".join(
         [
-            *_head(path),
+            *head(path),
             *_data(kind, sources, note, texts, label, report),
             *_model(report, pair=len(texts) > 1),
             *_training(report),
             *_evaluation(report, slices),
-            "",
-            "push:",
-            f"  to: {_quoted('models/' + _name(path))}  # TensorFlow Serving watches this folder",
-            "  keep: 5  # versions",
-            "",
+            *push(path),
         ]
     )
 
@@ -108,57 +112,13 @@ def _texts(columns: Sequence[Column], path: Path) -> list[Column]:
         (c for c in columns if c.mean_words >= 3), key=lambda c: -c.mean_characters
     )
     if not found:
-        raise _undecided(path, "no column looks like the text to read", columns)
+        raise undecided(path, "no column looks like the text to read", columns)
     return found[:1]
-
-
-def _label(candidates: Sequence[Column], columns: Sequence[Column], path: Path) -> Column:
-    classes = [column for column in candidates if column.is_class]
-    for names in _LABEL_NAMES:
-        for name in names:
-            for column in candidates:
-                if column.name.strip().lower() == name and not column.many:
-                    return column
-        near = [c for c in classes if set(re.split(r"[^a-z]+", c.name.lower())) & set(names)]
-        if len(near) == 1:
-            return near[0]
-    if len(classes) == 1:
-        return classes[0]
-    what = "more than one column could be the label" if classes else "no column looks like a label"
-    raise _undecided(path, what, columns)
-
-
-def _undecided(path: Path, what: str, columns: Sequence[Column]) -> DataError:
-    looks = "\n".join(f"  {column.describe()}" for column in columns)
-    return DataError(
-        f"{path}: {what} (a text has several words a row, a label a few values that repeat):\n"
-        f"{looks}\nName the label's column `label` and run this again, or copy "
-        f"examples/reviews.yaml and set data.text and data.label."
-    )
 
 
 def _slices(candidates: Sequence[Column]) -> list[Column]:
     found = [c for c in candidates if c.is_class and not c.blank]
     return [c for c in found if len(c.values) <= _MOST_SLICE_VALUES][:_MOST_SLICES]
-
-
-def _head(path: Path) -> list[str]:
-    return [
-        f"# Written by `espalier init {_short(str(path))}`, from what the data looks like.",
-        "# Every other key and its default: docs/configuration.md.",
-        "version: 1",
-        f"name: {_name(path)}",
-        "",
-    ]
-
-
-def _name(path: Path) -> str:
-    """A pipeline's name out of a path: lower-case letters, digits and dashes."""
-    stem = path.resolve().stem if path.is_file() else path.resolve().name
-    if stem in ("data", "dataset") or split_of(path):
-        stem = path.resolve().parent.name
-    name = re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-")
-    return (name if name[:1].isalpha() else f"job-{name}")[:63].strip("-")
 
 
 def _data(
@@ -171,19 +131,13 @@ def _data(
 ) -> list[str]:
     rows = " + ".join(f"{count:,}" for count in report.rows.values())
     lines = ["data:", f"  # {rows} rows; {note}"]
-    if "all" in sources:
-        lines.append(f"  {kind}: {_quoted(sources['all'])}")
-    else:
-        lines.append(f"  {kind}:")
-        lines += [f"    {split}: {_quoted(one)}" for split, one in sources.items()]
-    names = ", ".join(_quoted(column.name) for column in texts)
+    lines += source_lines(kind, sources)
+    names = ", ".join(quoted(column.name) for column in texts)
     length = " and ".join(f"{column.mean_words:.0f}" for column in texts)
     why = "the longest text" if len(texts) == 1 else "read as a pair"
     lines.append(f"  text: {names if len(texts) == 1 else f'[{names}]'}  # {why}: {length} words")
-    labels = next(iter(report.labels.values()))
-    shown = ", ".join(f"{_short(name)}: {count:,}" for name, count in list(labels.items())[:5])
-    more = f", ... {len(labels)} in all" if len(labels) > 5 else ""
-    return [*lines, f"  label: {_quoted(label.name)}  # rows of {shown}{more}"]
+    counts = label_counts(next(iter(report.labels.values())))
+    return [*lines, f"  label: {quoted(label.name)}  # rows of {counts}"]
 
 
 def _model(report: DataReport, pair: bool) -> list[str]:
@@ -220,34 +174,12 @@ def _training(report: DataReport) -> list[str]:
 
 def _evaluation(report: DataReport, slices: Sequence[Column]) -> list[str]:
     labels = list(report.labels.values())[-1]
-    common, count = next(iter(labels.items()))
-    share = count / sum(labels.values())
+    share = next(iter(labels.values())) / sum(labels.values())
     metrics = "[f1, accuracy, auc]" if share > 0.8 else "[accuracy, f1, auc]"
     why = "  # f1 first: nearly all rows have one label" if share > 0.8 else ""
     lines = ["", "evaluate:", f"  metrics: {metrics}{why}"]
     if slices:
         values = ", ".join(f"{column.name}: {len(column.values)} values" for column in slices)
-        names = ", ".join(_quoted(column.name) for column in slices)
-        lines.append(f"  slices: [{names}]  # shown separately ({_short(values)})")
-    return [
-        *lines,
-        f"  # Always answering {_short(common)} reaches {share:.2f}: raise this to what you need.",
-        "  at_least:",
-        f"    accuracy: {min(0.99, math.floor(share * 100 + 1) / 100):.2f}",
-        "  worse_than_blessed_by_at_most:",
-        "    accuracy: 0.01",
-    ]
-
-
-def _short(text: str) -> str:
-    """For a comment: one line, not long."""
-    plain = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
-    return plain if len(plain) <= 60 else f"{plain[:57]}..."
-
-
-def _quoted(text: str) -> str:
-    """As YAML: bare where that is safe."""
-    words = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
-    if re.fullmatch(r"[A-Za-z_/][\w./-]*", text) and text.lower() not in words:
-        return text
-    return json.dumps(text, ensure_ascii=not text.isprintable())
+        names = ", ".join(quoted(column.name) for column in slices)
+        lines.append(f"  slices: [{names}]  # shown separately ({short(values)})")
+    return [*lines, *limits(labels)]

@@ -76,4 +76,8 @@ def _draw(config: Config, version: str, run: str, nodes: dict[str, Node]) -> Tre
 def _checkpoint(nodes: dict[str, Node]) -> str:
     trainer = nodes.get("Trainer")
     facts = trainer and trainer.outputs["model"].read_json(f"Format-Serving/{DESCRIPTION}")
-    return f"{facts['model']['start']}, hash {facts['checkpoint']}" if facts else ""
+    if not facts:
+        return ""
+    model = facts["model"]
+    start = model.get("weights") or model.get("start") or model["family"]
+    return f"{start}, hash {facts['checkpoint']}"

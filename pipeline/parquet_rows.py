@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import types
 
+from ..components.faults import Faults, Unreadable
 from ..trainer.checkpoints import sha256
 from .csv_rows import FLOAT, INT, STRING
-from .faults import Faults, Unreadable
 from .tally import Columns, Tally, same_columns
 
 _BATCH = 4096  # rows

@@ -30,6 +30,9 @@ def _start_bytes(config: "Config") -> int:
     """The size of the checkpoint's files; 0 where training starts from scratch."""
     from ..trainer import checkpoints
 
+    weights = Path(str(getattr(config.model, "weights", None))).expanduser()
+    if weights.is_file():
+        return weights.stat().st_size
     try:
         folder = checkpoints.resolve(str(getattr(config.model, "start", "")))
     except CheckpointError:

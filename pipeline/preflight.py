@@ -6,30 +6,32 @@ line number. Imports neither TensorFlow nor TFX; holds a row at a time, and coun
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..components.faults import Faults, listed
+from ..components.names import split_of
 from ..errors import ConfigError
 from .csv_rows import STRING, CsvFile
-from .faults import Faults
 from .places import check_places, check_writable
-from .sources import find_files, find_sources, input_patterns, split_of
+from .sources import find_files, find_sources, input_patterns
 from .tally import (
     FEWEST_ROWS,
     MOST_SLICES,
     Columns,
     Tally,
     judge,
-    listed,
     percentiles,
     same_columns,
 )
 
 if TYPE_CHECKING:
     from .config import Config
+    from .image_rows import Pictures
 
 __all__ = [
     "DataReport",
@@ -62,6 +64,7 @@ class DataReport:
         fingerprint: SHA-256 (hex) over the files' splits, names and contents.
         bytes: the files' sizes together.
         warnings: sentences for the user; nothing that stops a run.
+        pictures: of images: sizes, and what is left out.
     """
 
     rows: dict[str, int] = field(default_factory=dict)
@@ -71,6 +74,7 @@ class DataReport:
     fingerprint: str = ""
     bytes: int = 0
     warnings: list[str] = field(default_factory=list)
+    pictures: "Pictures | None" = None
 
 
 def check(config: "Config", progress: Callable[[str], None] | None = None) -> DataReport:
@@ -78,7 +82,7 @@ def check(config: "Config", progress: Callable[[str], None] | None = None) -> Da
 
     Args:
         config: the job.
-        progress: called with a line of text about what takes time: a download.
+        progress: called with a line of text about what takes time: a download, many pictures.
 
     Raises:
         ConfigError, CheckpointError, DataError: one message that says every fault found.
@@ -88,13 +92,12 @@ def check(config: "Config", progress: Callable[[str], None] | None = None) -> Da
     data = config.data
     if data.schema_file:
         _check_schema(Path(data.schema_file))
-    splits = find_sources(data.sources, data.format)
-    input_patterns(splits)
-    look = {"csv": check_csv, "parquet": check_parquet, "tfrecord": check_tfrecord}[data.format]
-    report = look(splits, data.texts, data.label, config.evaluate.slices)
-    report.warnings += _mixed_splits(splits)
-    families.load(config.model.family).check(config.model, progress)
-    check_places(config, report.bytes)
+    report = _check_images(config, progress) if data.format == "images" else _check_rows(config)
+    family = families.load(config.model.family)
+    family.check(config.model, progress)
+    _check_freeze(config, family.depth(config.model))
+    pixels = sum(math.prod(shape) for shape in family.pixel_shapes(config.model).values())
+    check_places(config, report.bytes + pixels * sum(report.rows.values()))
     length = getattr(config.model, "sequence_length", None)
     if length and report.words and report.words[95] * TOKENS_PER_WORD > length:
         report.warnings.append(
@@ -103,6 +106,38 @@ def check(config: "Config", progress: Callable[[str], None] | None = None) -> Da
             f"be cut."
         )
     return report
+
+
+def _check_rows(config: "Config") -> DataReport:
+    data = config.data
+    splits = find_sources(data.sources, data.format)
+    input_patterns(splits)
+    look = {"csv": check_csv, "parquet": check_parquet, "tfrecord": check_tfrecord}[data.format]
+    report = look(splits, data.texts, data.label or "", config.evaluate.slices)
+    report.warnings += _mixed_splits(splits)
+    return report
+
+
+def _check_images(config: "Config", progress: Callable[[str], None] | None) -> DataReport:
+    from .image_rows import check_images
+
+    return check_images(
+        config.data.sources,
+        label=config.data.label or "label",
+        multi_label=config.data.multi_label,
+        on_bad_image=config.data.on_bad_image,
+        slices=config.evaluate.slices,
+        progress=progress,
+    )
+
+
+def _check_freeze(config: "Config", depth: int) -> None:
+    for stage in config.train.plan:
+        if stage.freeze != "all" and (stage.freeze or 0) > depth:
+            raise ConfigError(
+                f"train.freeze is {stage.freeze}, and this model has {depth} parts to count. Give "
+                f"at most {depth}, or all."
+            )
 
 
 def _mixed_splits(splits: Splits) -> list[str]:
@@ -222,7 +257,7 @@ def _fill(report: DataReport, tallies: Mapping[str, Tally]) -> None:
         for count, rows in tally.words.items():
             words[count] = words.get(count, 0) + rows
     report.words = percentiles(words)
-    report.warnings += _doubts(next(iter(tallies)), report)
+    report.warnings += doubts(next(iter(tallies)), report)
     many = {name for t in tallies.values() for name, v in t.slices.items() if len(v) > MOST_SLICES}
     report.warnings += [
         f"evaluate.slices: {name!r} has more than {MOST_SLICES} different values, and each gets "
@@ -231,8 +266,13 @@ def _fill(report: DataReport, tallies: Mapping[str, Tally]) -> None:
     ]
 
 
-def _doubts(trained: str, report: DataReport) -> list[str]:
-    """What looks odd in the labels and does not stop a run."""
+def doubts(trained: str, report: DataReport) -> list[str]:
+    """What looks odd in the labels and does not stop a run.
+
+    Args:
+        trained: the split to learn from.
+        report: its rows and labels are filled in.
+    """
     labels, found = report.labels[trained], []
     if single := [label for label, count in labels.items() if count == 1]:
         lost = ", and it may fall to eval or test" if trained == "all" else ""

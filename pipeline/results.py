@@ -35,9 +35,11 @@ class RunResult(BaseModel):
         cached: whether nothing had to run at all.
         seconds: from start to end.
         rows: per split.
-        metrics: {"overall": {metric: value}, "slices": {"column=value": {...}}}.
+        skipped: pictures that could not be used and were left out.
+        metrics: {"overall": {metric: value}, "slices": {"column=value": {...}}, "labels": {label:
+            {...}}}.
         baseline: the blessed model's, where it was compared.
-        predictions: [{"text": ..., "label": ..., "score": ...}].
+        predictions: [{"text": ..., "label": ..., "score": ...}]; a picture's text is its path.
         model_bytes: size of the SavedModel.
         pushed: the version's folder.
         config: the resolved YAML.
@@ -56,6 +58,7 @@ class RunResult(BaseModel):
     seconds: float = 0.0
     components: list[Component] = []
     rows: dict[str, int] = {}
+    skipped: int = 0
     metrics: dict[str, Any] = {}
     baseline: dict[str, Any] | None = None
     predictions: list[dict[str, Any]] = []
@@ -124,6 +127,8 @@ def collect(name: str, store: Store, run: str) -> RunResult:
         Component(name=n.name, state=n.state, seconds=n.seconds, produced=produced(n))
         for n in nodes.values()
     ]
+    if examples := nodes.get("ExampleGen"):
+        result.skipped = _skipped(examples)
     if gate := nodes.get("DataGate"):
         result.rows = _gate_report(gate).get("rows", {})
     if evaluator := nodes.get("Evaluator"):
@@ -154,6 +159,10 @@ def _gate_report(node: Node) -> dict[str, Any]:
     return json.loads((value / "value" if value.is_dir() else value).read_text(encoding="utf-8"))
 
 
+def _skipped(node: Node) -> int:
+    return int(node.outputs["examples"].properties.get("skipped", 0))
+
+
 def _serving_facts(node: Node) -> dict[str, Any]:
     return node.outputs["blessing"].read_json("serving_check.json") or {}
 
@@ -167,6 +176,12 @@ def produced(node: Node) -> str:
         return speak(node) if speak else ", ".join(o.uri for o in node.outputs.values())
     except (OSError, TypeError, KeyError):
         return "(its files are gone)"
+
+
+def _say_examples(node: Node) -> str:
+    skipped = _skipped(node)
+    uri = node.outputs["examples"].uri
+    return f"{uri}; {skipped:,} bad images skipped" if skipped else uri
 
 
 def _say_gate(node: Node) -> str:
@@ -201,6 +216,7 @@ def _say_transform(node: Node) -> str:
 
 
 _SPEAKERS = {
+    "ExampleGen": _say_examples,
     "Transform": _say_transform,
     "DataGate": _say_gate,
     "Trainer": _say_trainer,
@@ -222,6 +238,8 @@ def _table(result: RunResult) -> RenderableType:
     if result.rows:
         rows = ", ".join(f"{count:,} {split}" for split, count in result.rows.items())
         facts.add_row("rows", rows)
+    if result.skipped:
+        facts.add_row("skipped", f"{result.skipped:,} images; skipped.jsonl beside them says why")
     if result.model_bytes:
         facts.add_row("model", f"{result.model_bytes / 1e6:.1f} MB")
     if result.verdict:
@@ -234,6 +252,8 @@ def _table(result: RunResult) -> RenderableType:
     parts.append(facts)
     if result.metrics:
         parts += [Text(""), _metrics(result)]
+        if labels := result.metrics.get("labels"):
+            parts += [Text(""), _label_metrics(labels)]
     if result.predictions:
         parts += [Text(""), _predictions(result)]
     return Group(Text(""), *parts)
@@ -246,13 +266,29 @@ def _metrics(result: RunResult) -> Table:
     table.add_column("slice")
     for name in ["rows", *names]:
         table.add_column(name, justify="right")
-    rows = [("overall", overall)]
+    rows: list[tuple[str, dict[str, Any]]] = [("overall", overall)]
     rows += [(escape(title), values) for title, values in result.metrics["slices"].items()]
     if result.baseline:
         rows.append(("[dim]blessed before[/]", result.baseline["overall"]))
     for title, values in rows:
         cells = (_number(values.get(name)) for name in names)
         table.add_row(title, f"{values.get('rows', 0):,}", *cells)
+    return table
+
+
+_MOST_LABELS = 20  # shown; results/ and metrics.json have all
+
+
+def _label_metrics(labels: dict[str, dict[str, float | None]]) -> Table:
+    table = Table(title="each label", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    names = list(next(iter(labels.values())))
+    table.add_column("label")
+    for name in names:
+        table.add_column(name, justify="right")
+    for label, values in list(labels.items())[:_MOST_LABELS]:
+        table.add_row(escape(label), *(_number(values.get(name)) for name in names))
+    if len(labels) > _MOST_LABELS:
+        table.add_row(f"... {len(labels) - _MOST_LABELS} more")
     return table
 
 

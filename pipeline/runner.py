@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.spinner import Spinner
 from ruamel.yaml import YAML
 
-from ..errors import ComponentError, ConfigError, EspalierError
+from ..errors import ComponentError, ConfigError, DataError, EspalierError
 from ..serving.predictor import find_newest
 from ..trainer import families
 from . import code_digest, preflight, results
@@ -179,11 +179,27 @@ def _run_pipeline(
             traceback.print_exc()  # into the log
             if reporter.current:
                 reporter.finish(reporter.current, "failed")
+            if config.data.kind == "image" and reporter.current in ("Transform", "Evaluator"):
+                _name_undecodable(config.home)
             raise explain(error, reporter.current, log) from error
     store = Store(config.home)
     result = results.collect(config.name, store, store.runs()[-1])
     result.log = str(log)
     return result
+
+
+def _name_undecodable(home: Path) -> None:
+    """Raise DataError if a picture is what a component failed on, which names none itself."""
+    from ..trainer.images import undecodable
+
+    examples = _latest_node(home, "ExampleGen")
+    files = Path(examples.outputs["examples"].uri).glob("Split-*/*") if examples else ()
+    if bad := undecodable(sorted(map(str, files))):
+        lines = "\n".join(f"  {path}: {reason}" for path, reason in bad)
+        raise DataError(
+            f"TensorFlow cannot decode these pictures, though their headers are sound:\n{lines}\n"
+            f"Mend them or take them out, and run again."
+        )
 
 
 def _dag_runner(name: Runner) -> Any:

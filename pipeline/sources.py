@@ -10,10 +10,10 @@ import difflib
 import fnmatch
 import glob
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ..components.names import plain
 from ..errors import ConfigError, DataError
 
 # Globs of how a file's name ends, in lower case.
@@ -21,12 +21,6 @@ SUFFIXES = {
     "csv": (".csv",),
     "parquet": (".parquet", ".pq"),
     "tfrecord": (".tfrecord", ".tfrecords", ".gz", "-of-[0-9]*"),
-}
-# Words in a file's or folder's name that say which split it is.
-SPLIT_WORDS = {
-    "train": ("train", "training"),
-    "eval": ("eval", "dev", "valid", "val", "validation", "development", "evaluation"),
-    "test": ("test", "testing", "heldout"),
 }
 _SHOWN = 5
 
@@ -118,13 +112,6 @@ def _seen(folder: Path) -> str:
     return f"{folder} holds {shown}{more}." if names else f"{folder} is empty."
 
 
-def split_of(path: Path) -> str | None:
-    """The split that a file or folder is named after: train, eval or test."""
-    words = re.split(r"[^a-z]+", (path.stem if path.is_file() else path.name).lower())
-    found = [split for split, known in SPLIT_WORDS.items() if set(known) & set(words)]
-    return found[0] if len(found) == 1 else None
-
-
 def input_patterns(splits: Mapping[str, Sequence[Path]]) -> tuple[str, dict[str, str]]:
     """How `example_gen_pb2.Input` names exactly these files.
 
@@ -135,7 +122,7 @@ def input_patterns(splits: Mapping[str, Sequence[Path]]) -> tuple[str, dict[str,
     Raises:
         ConfigError: no single pattern names a split's files and no others.
     """
-    files = {split: [_plain(file) for file in found] for split, found in splits.items()}
+    files = {split: [plain(file) for file in found] for split, found in splits.items()}
     everything = [file for found in files.values() for file in found]
     if any(file.is_absolute() for file in everything):
         files = {split: [file.absolute() for file in found] for split, found in files.items()}
@@ -143,15 +130,6 @@ def input_patterns(splits: Mapping[str, Sequence[Path]]) -> tuple[str, dict[str,
     base = os.path.commonpath([file.parent for file in everything])
     patterns = {split: _pattern(split, found, base) for split, found in files.items()}
     return glob.escape(base) or ".", patterns
-
-
-def _plain(file: Path) -> Path:
-    plain = Path(os.path.normpath(file))
-    if set("\\{}") & set(str(plain)):
-        raise ConfigError(
-            f"{file}: TFX gives \\, {{ and }} in a path a meaning of their own. Rename it."
-        )
-    return plain
 
 
 def _pattern(split: str, files: Sequence[Path], base: str) -> str:

@@ -4,15 +4,14 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from ..components.faults import LONGEST_LABEL, Faults, Unreadable, listed
 from .csv_rows import FLOAT, INT, STRING, TYPE_NAMES, UNKNOWN, kind_of
-from .faults import Faults, Unreadable
 
 Columns = tuple[Sequence[str], str, Sequence[str]]  # texts, label, slices
 
 MOST_LABELS = 10_000
 FEWEST_ROWS = 20  # to be split 8:1:1; of fewer, eval or test is too often left with none
 MOST_SLICES = 200  # values of a slice's column before it is doubted
-_LONGEST_LABEL = 200  # characters
 _LONGEST_TEXT = 10_000  # words; more are counted as this many
 _PERCENTILES = (50, 90, 95, 99, 100)
 
@@ -56,11 +55,11 @@ class Tally:
     def _new_label(self, file: Path, place: int, label: str) -> None:
         if not label or label.isspace():
             self._empty(file, place, self.label, "label")
-        elif len(label) > _LONGEST_LABEL or "\n" in label or "\r" in label:
+        elif len(label) > LONGEST_LABEL or "\n" in label or "\r" in label:
             self.faults.add(
                 file,
                 place,
-                f"a label longer than {_LONGEST_LABEL} characters or a line, in column "
+                f"a label longer than {LONGEST_LABEL} characters or a line, in column "
                 f"{self.label!r}",
                 "Is it the right column?",
                 f": {label[:40]!r}...",
@@ -134,12 +133,6 @@ def same_columns(file: Path, found: list[str], tally: Tally, columns: Columns) -
             f"other columns than the files before it: {listed(found)}",
             f"Expected {listed(tally.columns)}, in this order.",
         )
-
-
-def listed(names: Sequence[str]) -> str:
-    """The names in quotes, the first twenty of them."""
-    shown = ", ".join(map(repr, names[:20]))
-    return f"{shown}, ..." if len(names) > 20 else shown
 
 
 def judge(

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..components.faults import Faults
 from ..trainer.checkpoints import sha256
 from .csv_rows import FLOAT, INT, STRING, UNKNOWN
-from .faults import Faults
 from .tally import Columns, Tally, same_columns
 
 _POLYNOMIAL = 0x82F63B78  # CRC-32C, reflected

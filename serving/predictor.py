@@ -3,13 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import ConfigError
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The likeliest label, its score, and every class's score (softmax, sums to 1)."""
+    """The likeliest label, its score, and every class's score (softmax, sums to 1).
+
+    Where labels do not exclude each other: all that score 0.5 or more, with | between them, the
+    highest score, and each label's own.
+    """
 
     label: str
     score: float
@@ -23,7 +28,7 @@ class Predictor:
         path: a model's base path (its newest version is taken) or one version's folder.
 
     Raises:
-        ConfigError: no version is there, or it is not a SavedModel that takes texts.
+        ConfigError: no version is there, or it is not a SavedModel of ours.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -38,27 +43,58 @@ class Predictor:
             raise ConfigError(f"{self.path}: cannot be loaded as a model: {error}") from None
         self._inputs = sorted(self._serve.structured_input_signature[1])
 
-    def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Prediction]:
-        """Predict each text.
+    @property
+    def takes_images(self) -> bool:
+        """Whether the model reads pictures, and not texts."""
+        return self._inputs == ["image_bytes"]
+
+    def predict(
+        self, rows: Sequence[str | bytes | Path], pairs: Sequence[str] | None = None
+    ) -> list[Prediction]:
+        """Predict each row.
 
         Args:
-            texts: any number of texts.
+            rows: any number of texts, or, for a model of pictures, of their files or bytes.
             pairs: their second texts, for a model trained on pairs.
 
         Raises:
-            ConfigError: the model takes pairs and got none, or the other way round.
+            ConfigError: the model takes pairs and got none, or the other way round; a file
+                cannot be read, or is no picture.
         """
         import tensorflow as tf
 
-        given = {"text": list(texts)} | ({"text_pair": list(pairs)} if pairs else {})
-        if sorted(given) != self._inputs or len(given[self._inputs[-1]]) != len(texts):
+        first = "image_bytes" if self.takes_images else "text"
+        given: dict[str, list[Any]] = {first: list(rows)}
+        if pairs:
+            given["text_pair"] = list(pairs)
+        if sorted(given) != self._inputs or len(given[self._inputs[-1]]) != len(rows):
             raise ConfigError(
                 f"{self.path}: the model takes {' and '.join(self._inputs)}, as many of each; "
                 f"found {', '.join(f'{len(v)} {k}' for k, v in given.items())}."
             )
-        if not texts:
+        if not rows:
             return []
-        answer = self._serve(**{name: tf.constant(values) for name, values in given.items()})
+        if not self.takes_images:
+            return self._ask({name: tf.constant(values) for name, values in given.items()})
+        # One by one: a single bad picture would fail them all, and large ones need not fit at once.
+        return [self._ask_about(picture) for picture in rows]
+
+    def _ask_about(self, picture: str | bytes | Path) -> Prediction:
+        import tensorflow as tf
+
+        name = "the bytes given" if isinstance(picture, bytes) else str(picture)
+        try:
+            data = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
+            (prediction,) = self._ask({"image_bytes": tf.constant([data])})
+        except OSError as error:
+            raise ConfigError(f"{name}: cannot be read: {error.strerror}.") from None
+        except tf.errors.InvalidArgumentError as error:
+            why = error.message.split("\n")[0].split("}} ")[-1]
+            raise ConfigError(f"{name}: not a picture that the model can read: {why}") from None
+        return prediction
+
+    def _ask(self, inputs: dict[str, Any]) -> list[Prediction]:
+        answer = self._serve(**inputs)
         scores, labels = answer["scores"].numpy(), answer["label"].numpy()
         return [
             Prediction(label.decode("utf-8"), float(row.max()), row.tolist())

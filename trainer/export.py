@@ -1,20 +1,23 @@
 """From a trained model and its transform graph to a SavedModel that takes raw columns.
 
-Signatures: `serving_default` (raw texts), `serve_examples` (serialized tf.Examples, for TFMA)
-give `scores` float32 [B, C] and `label` string [B]; `transform_features` gives the transformed
-features and `label` int64 [B], for TFMA.
+Signatures: `serving_default` (raw texts or encoded pictures) and `serve_examples` (serialized
+tf.Examples, for TFMA) give `scores` float32 [B, C] and `label` string [B]: the likeliest, or,
+where labels do not exclude each other, all with a score of 0.5 or more, with | between them.
+`transform_features` gives the transformed features and `label` int64 [B] (or sparse);
+`transform_label` gives the label alone, so that TFMA does not decode pictures again: int64 [B],
+or float32 [B, C] of 0 and 1.
 """
 
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ComponentError
 from . import serving_ops
-from .input import narrow
-from .preprocess import LABEL, TEXT_INPUTS
+from .input import Shape, model_inputs
+from .preprocess import LABEL, one_string, sparse_strings
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -26,10 +29,14 @@ DESCRIPTION = os.path.join("assets.extra", "espalier.json")
 
 @dataclass(frozen=True)
 class Columns:
-    """The raw columns: the text's one or two, and the label's."""
+    """The raw columns: the inputs' by their served names, and the label's.
 
-    texts: Sequence[str]
+    `pixel_shapes` are those of the features that Transform packs pixels into.
+    """
+
+    inputs: Mapping[str, str]
     label: str
+    pixel_shapes: Mapping[str, Shape] = field(default_factory=dict)
 
 
 def export(
@@ -39,6 +46,7 @@ def export(
     columns: Columns,
     path: str,
     description: dict[str, Any],
+    multi_label: bool = False,
 ) -> None:
     """Write the SavedModel, and beside it what it is as `assets.extra/espalier.json`.
 
@@ -49,6 +57,7 @@ def export(
         columns: which raw columns are read.
         path: a folder that does not exist yet, or is empty.
         description: JSON-ready facts stored with the model.
+        multi_label: whether scores are a sigmoid of each logit, not a softmax over all.
 
     Raises:
         ComponentError: if the graph has an op that stock TensorFlow Serving does not know.
@@ -59,7 +68,8 @@ def export(
     archive = keras.export.ExportArchive()
     archive.track(model)
     archive.transform = transform  # tables and assets; it has no weights to track()
-    signatures = _Signatures(model, transform, transform_output.raw_feature_spec(), labels, columns)
+    spec = transform_output.raw_feature_spec()
+    signatures = _Signatures(model, transform, spec, labels, columns, multi_label)
     signatures.add_to(archive)
     archive.write_out(path)
     unknown = serving_ops.unknown_ops(path)
@@ -72,7 +82,11 @@ def export(
     file = os.path.join(path, DESCRIPTION)
     os.makedirs(os.path.dirname(file), exist_ok=True)
     with open(file, "w", encoding="utf-8") as out:
-        facts = {"inputs": list(columns.texts), "label_column": columns.label}
+        facts = {
+            "inputs": list(columns.inputs.values()),
+            "label_column": columns.label,
+            "multi_label": multi_label,
+        }
         json.dump({"labels": list(labels), **facts, **description}, out)
 
 
@@ -84,48 +98,62 @@ def describe(path: str) -> dict[str, Any]:
 
 class _Signatures:
     def __init__(
-        self, model: Any, transform: Any, raw_spec: Any, labels: Sequence[str], columns: Columns
+        self,
+        model: Any,
+        transform: Any,
+        raw_spec: Any,
+        labels: Sequence[str],
+        columns: Columns,
+        multi_label: bool,
     ) -> None:
         self._model, self._transform, self._raw_spec = model, transform, raw_spec
-        self._labels, self._columns = list(labels), columns
+        self._labels, self._columns, self._multi_label = list(labels), columns, multi_label
 
     def add_to(self, archive: Any) -> None:
         import tensorflow as tf
 
         plain = tf.autograph.experimental.do_not_convert  # as in fit.compile_model
-        inputs = TEXT_INPUTS[: len(self._columns.texts)]
-        strings = [tf.TensorSpec([None], tf.string, name=name) for name in inputs]
+        strings = [tf.TensorSpec([None], tf.string, name=name) for name in self._columns.inputs]
         examples = [tf.TensorSpec([None], tf.string, name="examples")]
-        archive.add_endpoint("serving_default", plain(self._serve_raw), input_signature=strings)
-        archive.add_endpoint(
-            "serve_examples", plain(self._serve_examples), input_signature=examples
-        )
-        archive.add_endpoint(
-            "transform_features", plain(self._transform_all), input_signature=examples
-        )
+        for name, function, signature in (
+            ("serving_default", self._serve_raw, strings),
+            ("serve_examples", self._serve_examples, examples),
+            ("transform_features", self._transform_all, examples),
+            ("transform_label", self._transform_label, examples),
+        ):
+            archive.add_endpoint(name, plain(function), input_signature=signature)
 
-    def _serve_raw(self, text: "tf.Tensor", text_pair: "tf.Tensor | None" = None) -> Any:
-        texts = [text] if text_pair is None else [text, text_pair]
+    def _serve_raw(self, *columns: "tf.Tensor") -> Any:
+        names = self._columns.inputs.values()
         return self._predict(
-            {
-                name: self._as_raw(name, values)
-                for name, values in zip(self._columns.texts, texts, strict=True)
-            }
+            {name: self._as_raw(name, values) for name, values in zip(names, columns, strict=True)}
         )
 
     def _serve_examples(self, examples: "tf.Tensor") -> Any:
-        import tensorflow as tf
-
-        spec = {name: self._raw_spec[name] for name in self._columns.texts}
-        return self._predict(tf.io.parse_example(examples, spec))
+        return self._predict(self._parse(examples, self._columns.inputs.values()))
 
     def _transform_all(self, examples: "tf.Tensor") -> Any:
+        names = [*self._columns.inputs.values(), self._columns.label]
+        return self._transform(self._parse(examples, names))
+
+    def _transform_label(self, examples: "tf.Tensor") -> Any:
+        # Not through the transform graph: its look at a picture's size runs even if unused.
         import tensorflow as tf
 
-        names = [*self._columns.texts, self._columns.label]
-        spec = {name: self._raw_spec[name] for name in names}
-        features = self._transform(tf.io.parse_example(examples, spec))
-        return {**features, LABEL: tf.cast(features[LABEL], tf.int64)}
+        raw = self._parse(examples, [self._columns.label])[self._columns.label]
+        if self._multi_label:
+            given = sparse_strings(raw)
+            rows = tf.sparse.to_dense(given, default_value="")[:, :, tf.newaxis]
+            known = tf.reduce_any(rows == tf.constant(self._labels), axis=1)  # (B, C)
+            return {LABEL: tf.cast(known, tf.float32)}
+        known = one_string(raw)[:, tf.newaxis] == tf.constant(self._labels)  # (B, C)
+        place = tf.argmax(tf.cast(known, tf.int32), axis=1)
+        return {LABEL: tf.where(tf.reduce_any(known, axis=1), place, -1)}
+
+    def _parse(self, examples: "tf.Tensor", names: Iterable[str]) -> Any:
+        import tensorflow as tf
+
+        return tf.io.parse_example(examples, {name: self._raw_spec[name] for name in names})
 
     def _as_raw(self, name: str, values: "tf.Tensor") -> Any:
         import tensorflow as tf
@@ -139,9 +167,13 @@ class _Signatures:
     def _predict(self, raw: dict[str, Any]) -> dict[str, "tf.Tensor"]:
         import tensorflow as tf
 
-        features = {
-            name: narrow(values) for name, values in self._transform(raw).items() if name != LABEL
-        }
-        scores = tf.nn.softmax(self._model(features, training=False), axis=-1)
-        best = tf.gather(tf.constant(self._labels), tf.argmax(scores, axis=-1))
-        return {"scores": scores, LABEL: best}
+        transformed = self._transform(raw)
+        transformed.pop(LABEL, None)
+        logits = self._model(model_inputs(transformed, self._columns.pixel_shapes), training=False)
+        names = tf.constant(self._labels)
+        if not self._multi_label:
+            scores = tf.nn.softmax(logits, axis=-1)
+            return {"scores": scores, LABEL: tf.gather(names, tf.argmax(scores, axis=-1))}
+        scores = tf.sigmoid(logits)
+        chosen = tf.ragged.boolean_mask(tf.broadcast_to(names, tf.shape(scores)), scores >= 0.5)
+        return {"scores": scores, LABEL: tf.strings.reduce_join(chosen, axis=-1, separator="|")}

@@ -1,4 +1,4 @@
-"""The training loop, the same for every family: one visible loop over epochs that can be killed.
+"""The training loop, the same for every family: stages and epochs, and it can be killed.
 
 After each epoch the model, its optimizer and the history are on disk; a second call with the
 same folder goes on behind the last whole epoch, with the same rows in the same order.
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
-from .settings import Train
+from .settings import Stage, Train
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -28,6 +28,8 @@ class State:
     """What must survive a kill, beside the weights."""
 
     epoch: int = 0
+    stage: int = 0
+    stage_begin: int = 0
     best_epoch: int = 0
     best_loss: float = math.inf
     checkpoint: str = ""
@@ -56,62 +58,102 @@ def fit(
     steps_per_epoch: int,
     state_dir: Path,
     log_dir: str,
+    freeze: Callable[["keras.Model", Any], None],
+    multi_label: bool = False,
     class_weight: Mapping[int, float] | None = None,
 ) -> State:
     """Train `model` and leave it with the weights of its best epoch (lowest eval loss).
 
     Args:
         model: features -> logits float32 [B, C].
-        train_data: the batches of epoch n, counted from 0.
+        train_data: the batches of epoch n, counted from 0: features, labels float32 [B, C].
         eval_data: the rows that choose the best epoch.
         settings: the YAML's `train:` section.
         steps_per_epoch: batches in one epoch; the rate's schedule needs it.
         state_dir: what a killed run resumes from.
         log_dir: TensorBoard's folder.
+        freeze: the family's.
+        multi_label: whether labels do not exclude each other.
         class_weight: weight per label id.
 
     Raises:
         ConfigError: if the loss is no longer a number.
     """
-    import tensorflow as tf
     import tf_keras as keras
 
     state_dir.mkdir(parents=True, exist_ok=True)
-    compile_model(model, settings, steps_per_epoch)
     state = State.load(state_dir)
-    manager = tf.train.CheckpointManager(
-        tf.train.Checkpoint(model=model, optimizer=model.optimizer), str(state_dir), max_to_keep=2
-    )
     if state.checkpoint:
-        manager.checkpoint.restore(state.checkpoint)
         progress.info("resumed after epoch %d", state.epoch)
     callbacks = [
         keras.callbacks.TensorBoard(log_dir, write_graph=False, profile_batch=0),
         keras.callbacks.TerminateOnNaN(),
-        _report_steps(settings.epochs, steps_per_epoch),
+        _report_steps(settings.all_epochs, steps_per_epoch),
     ]
-    for epoch in range(state.epoch, settings.epochs):
-        if settings.patience and epoch - state.best_epoch >= settings.patience:
-            progress.info("stopped early: best was epoch %d", state.best_epoch)
-            break
-        logs = model.fit(
-            train_data(epoch),
-            initial_epoch=epoch,
-            epochs=epoch + 1,
-            validation_data=eval_data,
-            class_weight=dict(class_weight) if class_weight else None,
-            callbacks=callbacks,
-            verbose=0,
-        ).history
-        _record(state, {name: values[-1] for name, values in logs.items()}, epoch + 1)
-        _keep(state, model, manager, state_dir)
-        progress.info(
-            "epoch %d of %d: loss %.4f, eval loss %.4f, eval accuracy %.4f",
-            state.epoch, settings.epochs, *(state.history[-1][name] for name in
-                                            ("loss", "val_loss", "val_accuracy")),
-        )  # fmt: skip
+    for number, stage in enumerate(settings.plan):
+        if number < state.stage:
+            continue
+        if number > state.stage:
+            state.stage, state.stage_begin = number, state.epoch
+        freeze(model, stage.freeze)
+        compile_model(model, settings, steps_per_epoch, stage=stage, multi_label=multi_label)
+        manager = _restored(model, state, state_dir)
+        if len(settings.plan) > 1:
+            progress.info("stage %d of %d: %s", number + 1, len(settings.plan), _words(stage))
+        while not _is_over(state, stage, settings):
+            logs = model.fit(
+                train_data(state.epoch),
+                initial_epoch=state.epoch,
+                epochs=state.epoch + 1,
+                validation_data=eval_data,
+                class_weight=dict(class_weight) if class_weight else None,
+                callbacks=callbacks,
+                verbose=0,
+            ).history
+            _record(state, {name: values[-1] for name, values in logs.items()}, state.epoch + 1)
+            _keep(state, model, manager, state_dir)
+            _report(state, settings)
     model.load_weights(state.best).expect_partial()
     return state
+
+
+def _restored(model: Any, state: State, folder: Path) -> "tf.train.CheckpointManager":
+    """Go on from the last whole epoch; an earlier stage's optimizer is of no use."""
+    import tensorflow as tf
+
+    checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
+    if state.checkpoint and state.epoch > state.stage_begin:
+        checkpoint.restore(state.checkpoint)
+    elif state.checkpoint:
+        tf.train.Checkpoint(model=model).restore(state.checkpoint).expect_partial()
+    # Each stage counts its checkpoints from 1: a name of its own, or it would write over others.
+    return tf.train.CheckpointManager(
+        checkpoint, str(folder), max_to_keep=2, checkpoint_name=f"stage-{state.stage}"
+    )
+
+
+def _is_over(state: State, stage: Stage, settings: Train) -> bool:
+    if state.epoch - state.stage_begin >= stage.epochs:
+        return True
+    waited = state.epoch - max(state.best_epoch, state.stage_begin)
+    if settings.patience and waited >= settings.patience:
+        progress.info("stopped early: best was epoch %d", state.best_epoch)
+        return True
+    return False
+
+
+def _words(stage: Stage) -> str:
+    frozen = {0: "everything is trained", "all": "the head alone is trained"}
+    what = frozen.get(stage.freeze or 0, f"all but the first {stage.freeze} parts is trained")
+    return f"{what}, rate {stage.learning_rate:g}"
+
+
+def _report(state: State, settings: Train) -> None:
+    last = state.history[-1]
+    progress.info(
+        "epoch %d of %d: loss %.4f, eval loss %.4f, eval accuracy %.4f",
+        state.epoch, settings.all_epochs, last["loss"], last["val_loss"], last["val_accuracy"],
+    )  # fmt: skip
 
 
 def _keep(state: State, model: Any, manager: "tf.train.CheckpointManager", folder: Path) -> None:
@@ -139,35 +181,49 @@ def _record(state: State, logs: dict[str, float], epoch: int) -> None:
         state.best_loss, state.best_epoch = logs["val_loss"], epoch
 
 
-def compile_model(model: "keras.Model", settings: Train, steps_per_epoch: int) -> None:
-    """Give the model its loss, its optimizer and the rate's schedule."""
+def compile_model(
+    model: "keras.Model",
+    settings: Train,
+    steps_per_epoch: int,
+    *,
+    stage: Stage | None = None,
+    multi_label: bool = False,
+) -> None:
+    """Give the model its loss, its optimizer and the rate's schedule in this stage."""
     import tensorflow as tf
     import tf_keras as keras
 
     # AutoGraph rewrites keras-nlp's layers to no effect, which takes 14 s of MiniLM's first step.
     plain = tf.autograph.experimental.do_not_convert
     model.train_step, model.test_step = plain(model.train_step), plain(model.test_step)
-    model.compile(
-        optimizer=_optimizer(settings, _schedule(settings, steps_per_epoch * settings.epochs)),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=[keras.metrics.SparseCategoricalAccuracy("accuracy")],
-    )
+    stage = stage or settings.plan[0]
+    if multi_label:
+        loss = keras.losses.BinaryCrossentropy(from_logits=True)
+        accuracy = keras.metrics.BinaryAccuracy("accuracy", threshold=0.0)  # of a logit
+    else:
+        loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+        accuracy = keras.metrics.CategoricalAccuracy("accuracy")
+    rate = _schedule(settings, stage, steps_per_epoch * stage.epochs)
+    model.compile(optimizer=_optimizer(settings, rate), loss=loss, metrics=[accuracy])
 
 
 def _optimizer(settings: Train, rate: Any) -> "keras.optimizers.Optimizer":
     import tf_keras as keras
 
-    if settings.optimizer == "sgd":
-        return keras.optimizers.SGD(rate, momentum=0.9)
+    decay = settings.weight_decay or None
     if settings.optimizer == "adam":
         return keras.optimizers.Adam(rate)
-    optimizer = keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay)
-    # As BERT's own optimizer does (google-research/bert, optimization.py).
-    optimizer.exclude_from_weight_decay(var_names=["bias", "layer_norm", "gamma", "beta"])
+    if settings.optimizer == "sgd":
+        optimizer = keras.optimizers.SGD(rate, momentum=0.9, weight_decay=decay)
+    else:
+        optimizer = keras.optimizers.AdamW(rate, weight_decay=decay)
+    if decay:
+        # As BERT's own optimizer does (google-research/bert, optimization.py).
+        optimizer.exclude_from_weight_decay(var_names=["bias", "layer_norm", "gamma", "beta"])
     return optimizer
 
 
-def _schedule(settings: Train, steps: int) -> Any:
+def _schedule(settings: Train, stage: Stage, steps: int) -> Any:
     """Linear warm-up to the rate, then its decay to 0 at the last step."""
     import tensorflow as tf
     import tf_keras as keras
@@ -183,7 +239,7 @@ def _schedule(settings: Train, steps: int) -> Any:
                 "cosine": 0.5 * (1.0 + tf.cos(math.pi * done)),
                 "none": tf.ones_like(done),
             }[settings.decay]
-            return settings.learning_rate * tf.minimum((step + 1) / warmup, 1.0) * factor
+            return stage.learning_rate * tf.minimum((step + 1) / warmup, 1.0) * factor
 
         def get_config(self) -> dict[str, Any]:
             return {"steps": steps, "warmup": warmup}

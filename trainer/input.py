@@ -1,22 +1,28 @@
-"""From transformed examples to batches that carry little padding.
+"""From transformed examples to batches: texts with little padding, pictures with augmentation.
 
-Rows are sorted by length within a shuffled window, so that a batch holds rows of like length;
+Texts are sorted by length within a shuffled window, so that a batch holds rows of like length;
 each batch is trimmed to its longest row, rounded up to a multiple of 8 (Hugging Face calls the
 first half `group_by_length`). Every row is used exactly once per epoch.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .preprocess import LABEL
 
 if TYPE_CHECKING:
     import tensorflow as tf
+    import tensorflow_transform as tft
 
 WINDOW = 50  # batches that are sorted together
-SHUFFLE_ROWS = 20_000  # compressed rows held in memory; more rows than that mix within this
+SHUFFLE_ROWS = 20_000  # held in memory; more rows than that mix within this
+SHUFFLE_BYTES = 500_000_000  # and no more than this: pictures are large
 LENGTH_STEP = 8
+
+Shape = tuple[int, int, int]
+# (features, labels float32 [B, C], number of the batch in its epoch) -> features, labels
+Augmentation = Callable[[Any, "tf.Tensor", "tf.Tensor"], tuple[Any, "tf.Tensor"]]
 
 
 @dataclass(frozen=True)
@@ -26,13 +32,30 @@ class Source:
     Attributes:
         files: gzipped TFRecord files of tf.Example.
         spec: the features' parse specification.
+        classes: how many labels there are.
         sequence: names of features [B, L] that may be trimmed; the first gives the length,
             as its number of non-zero ids.
+        pixel_shapes: (height, width, channels) of the features that hold pixels as bytes.
+        transform: what Transform left.
     """
 
     files: Sequence[str]
     spec: dict[str, Any]
+    classes: int
     sequence: Sequence[str] = ()
+    pixel_shapes: Mapping[str, Shape] = field(default_factory=dict)
+    transform: "tft.TFTransformOutput | None" = None
+
+    def pixels(self, name: str) -> "tf.data.Dataset":
+        """One feature's pixels, uint8 [B, height, width, channels], in the order of the files."""
+        import tensorflow as tf
+
+        spec, shape = {name: self.spec[name]}, self.pixel_shapes[name]
+        return (
+            records(self)
+            .batch(64)
+            .map(lambda rows: unpack(tf.io.parse_example(rows, spec)[name], shape))
+        )
 
 
 def records(source: Source) -> "tf.data.Dataset":
@@ -44,54 +67,83 @@ def records(source: Source) -> "tf.data.Dataset":
     )
 
 
-def label_counts(source: Source) -> dict[int, int]:
-    """Rows per label id; -1 counts the rows whose label no training row has."""
+def label_counts(source: Source) -> tuple[int, dict[int, int]]:
+    """How many rows there are, and rows per label id; -1 counts labels no training row has."""
     return count_values(records(source), LABEL, source.spec[LABEL])
 
 
-def count_values(rows: "tf.data.Dataset", name: str, spec: Any) -> dict[Any, int]:
-    """How often each value of a feature comes, in serialized tf.Examples.
+def count_values(rows: "tf.data.Dataset", name: str, spec: Any) -> tuple[int, dict[Any, int]]:
+    """How many rows there are, and how often each value of a feature comes in them.
 
     Args:
-        rows: the serialized rows.
-        name: a feature with one value a row.
-        spec: how it is parsed.
+        rows: serialized tf.Examples.
+        name: the feature.
+        spec: how it is parsed; it may be a VarLenFeature.
     """
     import numpy as np
     import tensorflow as tf
 
-    counts: dict[Any, int] = {}
-    for batch in rows.batch(4096).map(lambda row: tf.io.parse_example(row, {name: spec})[name]):
+    total, counts = 0, {}  # type: ignore[var-annotated]
+    for serialized in rows.batch(4096):
+        batch = tf.io.parse_example(serialized, {name: spec})[name]
+        batch = batch.values if isinstance(batch, tf.SparseTensor) else batch
         values, numbers = np.unique(batch.numpy(), return_counts=True)
         for value, number in zip(values.tolist(), numbers.tolist(), strict=True):
             counts[value] = counts.get(value, 0) + number
-    return counts
+        total += int(tf.size(serialized))
+    return total, counts
 
 
 def batches(
-    source: Source, batch_size: int, *, shuffle_seed: int | None = None, group: bool = True
+    source: Source,
+    batch_size: int,
+    *,
+    shuffle_seed: int | None = None,
+    group: bool = True,
+    augment: Augmentation | None = None,
 ) -> "tf.data.Dataset":
-    """Batches of (features, label): ids int32 [B, <=L], label int64 [B].
+    """Batches of (features, label).
+
+    Features are ids int32 [B, <=L], or pixels float32 [B, H, W, C] of 0 to 255. Labels are
+    float32 [B, C]: 1 for each label that a row has.
 
     Args:
         source: the rows.
         batch_size: rows per batch; only the last one is smaller.
         shuffle_seed: the order of this epoch; None keeps the files' order.
         group: sort by length within a window and trim; off, rows stay padded to L.
+        augment: changes a batch, for training.
     """
     import tensorflow as tf
 
     rows = records(source)
     if shuffle_seed is not None:
-        rows = rows.shuffle(SHUFFLE_ROWS, seed=shuffle_seed)
-    windows = rows.batch(WINDOW * batch_size).map(
-        lambda serialized: (
-            _sort_by_length(tf.io.parse_example(serialized, source.spec), source)
-            if group and source.sequence
-            else tf.io.parse_example(serialized, source.spec)
-        ),
-        num_parallel_calls=2,
-    )
+        rows = rows.shuffle(_shuffle_rows(rows), seed=shuffle_seed)
+    if source.sequence and group:
+        parsed = _grouped(rows, source, batch_size, shuffle_seed)
+    else:
+        parsed = rows.batch(batch_size).map(
+            lambda serialized: tf.io.parse_example(serialized, source.spec), num_parallel_calls=2
+        )
+    found = parsed.map(lambda features: _finish(features, source, group))
+    if augment is not None:
+        found = found.enumerate().map(
+            lambda number, batch: augment(batch[0], batch[1], number), num_parallel_calls=2
+        )
+    return found.prefetch(4)
+
+
+def _shuffle_rows(rows: "tf.data.Dataset") -> int:
+    """How many rows to hold: the first one says how large they are."""
+    size = max((len(row) for row in rows.take(1).as_numpy_iterator()), default=1)
+    return max(1000, min(SHUFFLE_ROWS, SHUFFLE_BYTES // size))
+
+
+def _grouped(
+    rows: "tf.data.Dataset", source: Source, batch_size: int, shuffle_seed: int | None
+) -> "tf.data.Dataset":
+    """Batches of rows of like length."""
+    import tensorflow as tf
 
     def split(window: dict[str, "tf.Tensor"]) -> "tf.data.Dataset":
         parts = tf.data.Dataset.from_tensor_slices(window).batch(batch_size)
@@ -99,9 +151,14 @@ def batches(
         return parts if shuffle_seed is None else parts.shuffle(WINDOW, seed=shuffle_seed)
 
     return (
-        windows.flat_map(split)
-        .map(lambda features: _finish(features, source.sequence if group else ()))
-        .prefetch(4)
+        rows.batch(WINDOW * batch_size)
+        .map(
+            lambda serialized: _sort_by_length(
+                tf.io.parse_example(serialized, source.spec), source
+            ),
+            num_parallel_calls=2,
+        )
+        .flat_map(split)
     )
 
 
@@ -113,23 +170,50 @@ def _sort_by_length(window: dict[str, "tf.Tensor"], source: Source) -> dict[str,
     return {name: tf.gather(values, order) for name, values in window.items()}
 
 
-def _finish(features: dict[str, "tf.Tensor"], sequence: Sequence[str]) -> tuple[Any, "tf.Tensor"]:
+def _finish(
+    features: dict[str, Any], source: Source, group: bool
+) -> tuple[dict[str, "tf.Tensor"], "tf.Tensor"]:
     import tensorflow as tf
 
     features = dict(features)
-    label = features.pop(LABEL)
-    if sequence:
-        ids = features[sequence[0]]
+    label = one_hot(features.pop(LABEL), source.classes)
+    if source.sequence and group:
+        ids = features[source.sequence[0]]
         longest = tf.reduce_max(tf.math.count_nonzero(ids, axis=1, dtype=tf.int32))
         width = tf.minimum(-(-longest // LENGTH_STEP) * LENGTH_STEP, tf.shape(ids)[1])
-        for name in sequence:
+        for name in source.sequence:
             if name in features:
                 features[name] = features[name][:, :width]
-    return {name: narrow(values) for name, values in features.items()}, label
+    return model_inputs(features, source.pixel_shapes), label
 
 
-def narrow(values: "tf.Tensor") -> "tf.Tensor":
-    """int64 as int32, which the models take; other types as they are."""
+def one_hot(ids: Any, classes: int) -> "tf.Tensor":
+    """Label ids, [B] or sparse [B, any], as float32 [B, classes]; -1 is no label."""
     import tensorflow as tf
 
-    return tf.cast(values, tf.int32) if values.dtype == tf.int64 else values
+    if not isinstance(ids, tf.SparseTensor):
+        return tf.one_hot(ids, classes)
+    dense = tf.sparse.to_dense(ids, default_value=-1)  # (B, most labels of a row)
+    return tf.reduce_max(tf.one_hot(dense, classes), axis=1)
+
+
+def model_inputs(
+    features: Mapping[str, "tf.Tensor"], pixel_shapes: Mapping[str, Shape]
+) -> dict[str, "tf.Tensor"]:
+    """Transformed features as the models take them: ids int32, pixels float32."""
+    import tensorflow as tf
+
+    found = {}
+    for name, values in features.items():
+        if name in pixel_shapes:
+            found[name] = tf.cast(unpack(values, pixel_shapes[name]), tf.float32)
+        else:
+            found[name] = tf.cast(values, tf.int32) if values.dtype == tf.int64 else values
+    return found
+
+
+def unpack(packed: "tf.Tensor", shape: Shape) -> "tf.Tensor":
+    """Pixels' bytes, string [B], as uint8 [B, height, width, channels]."""
+    import tensorflow as tf
+
+    return tf.reshape(tf.io.decode_raw(packed, tf.uint8), [-1, *shape])

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 LABEL = "label"
 LABELS_PREFIX = "labels-"
-TEXT_INPUTS = ("text", "text_pair")
+# What the served model's raw inputs are called, by the kind of a family's features.
+INPUTS = {"text": ("text", "text_pair"), "image": ("image_bytes",)}
 
 
 def preprocessing_fn(inputs: dict[str, Any], custom_config: dict[str, Any]) -> dict[str, Any]:
@@ -20,20 +21,19 @@ def preprocessing_fn(inputs: dict[str, Any], custom_config: dict[str, Any]) -> d
 
     Args:
         inputs: raw columns, dense [B, 1], [B] or sparse.
-        custom_config: {"texts": [column, ...], "label": column, "model": settings}.
+        custom_config: {"inputs": {served name: column}, "label": column, "multi_label": bool,
+            "model": settings}.
 
     Returns:
-        The family's features, and `label`: int64 [B], the label's place in sorted order,
-        -1 for one that no training row has.
+        The family's features, and `label`: int64 [B], the label's place in sorted order, -1 for
+        one that no training row has; with several labels a row, a sparse [B, any] of them.
     """
     family = families.load(custom_config["model"]["family"])
     settings = family.Settings(**custom_config["model"])
-    texts = {
-        name: _column(inputs[column])
-        for name, column in zip(TEXT_INPUTS, custom_config["texts"], strict=False)
-    }
-    features = family.preprocess(texts, settings)
-    return {**features, LABEL: _label_ids(_column(inputs[custom_config["label"]]))}
+    raw = {name: one_string(inputs[column]) for name, column in custom_config["inputs"].items()}
+    label = inputs[custom_config["label"]]
+    label = sparse_strings(label) if custom_config["multi_label"] else one_string(label)
+    return {**family.preprocess(raw, settings), LABEL: _label_ids(label)}
 
 
 def labels(transform_output: "tft.TFTransformOutput") -> list[str]:
@@ -46,7 +46,7 @@ def labels(transform_output: "tft.TFTransformOutput") -> list[str]:
         return file.read().decode("utf-8").split("\n")[:-1]
 
 
-def _column(values: Any) -> "tf.Tensor":
+def one_string(values: Any) -> "tf.Tensor":
     """One string per row, [B], out of a dense or a sparse column of strings or integers."""
     import tensorflow as tf
 
@@ -60,12 +60,20 @@ def _column(values: Any) -> "tf.Tensor":
     return values if values.dtype == tf.string else tf.strings.as_string(values)
 
 
-def _label_ids(label: "tf.Tensor") -> "tf.Tensor":
+def sparse_strings(values: Any) -> "tf.SparseTensor":
+    """Any number of strings a row, [B, any]."""
+    import tensorflow as tf
+
+    return values if isinstance(values, tf.SparseTensor) else tf.sparse.from_dense(values)
+
+
+def _label_ids(label: Any) -> Any:
     import tensorflow as tf
     import tensorflow_transform as tft
 
+    strings = label.values if isinstance(label, tf.SparseTensor) else label
     (path,) = tft.experimental.ptransform_analyzer(
-        [label], _sorted_labels(), [tf.string], [[]], output_asset_default_values=[b"none\n"]
+        [strings], _sorted_labels(), [tf.string], [[]], output_asset_default_values=[b"none\n"]
     )
     return tft.apply_vocabulary(label, deferred_vocab_filename_tensor=path, default_value=-1)
 

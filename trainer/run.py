@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
 from . import families, hardware
+from .augment import augmentation
 from .export import Columns, export
 from .fit import State, fit
-from .input import Source, batches, label_counts
+from .input import Augmentation, Source, batches, label_counts
 from .preprocess import labels
-from .settings import Train
+from .settings import Augment, Train
 
 if TYPE_CHECKING:
+    import tensorflow as tf
     import tensorflow_transform as tft
     import tf_keras as keras
 
@@ -24,9 +26,9 @@ def run_fn(fn_args: Any) -> None:
     """Train and export; `espalier.trainer.run.run_fn` is the module path TFX's Trainer calls.
 
     Args:
-        fn_args: tfx.components.FnArgs. Its custom_config holds `texts` and `label` (columns),
-            `model` and `train` (the YAML's sections), `checkpoint` (what training starts from,
-            as a hash) and `state_dir` (survives a kill).
+        fn_args: tfx.components.FnArgs. Its custom_config holds `inputs` (column by served name),
+            `label` (column), `multi_label`, `model` and `train` (the YAML's sections),
+            `checkpoint` (what training starts from, as a hash) and `state_dir` (survives a kill).
     """
     import tensorflow as tf
     import tensorflow_transform as tft
@@ -37,31 +39,40 @@ def run_fn(fn_args: Any) -> None:
     tf.keras.utils.set_random_seed(settings.seed)
     job = _Job(config, output)
     source, eval_source = job.source(fn_args.train_files), job.source(fn_args.eval_files)
-    counts = _check_labels(label_counts(source), label_counts(eval_source), job.labels)
-    rows = sum(counts.values())
+    rows, counts = label_counts(source)
+    _check_labels((rows, counts), label_counts(eval_source), job.labels)
     weights = {i: rows / len(counts) / n for i, n in counts.items()}
     state_dir = _state_dir(config, fn_args)
+    learned = job.family.learned(job.settings, source)
+
+    def train_data(epoch: int) -> "tf.data.Dataset":
+        seed = settings.seed * 1000 + epoch + 1
+        augment = _augment(job, settings, seed)
+        return batches(source, settings.batch_size, shuffle_seed=seed, augment=augment)
+
     with hardware.precision(settings.precision), hardware.strategy().scope():
-        model = job.build()
-        job.family.freeze(model, settings.freeze)
+        model = job.build(learned)
         state = fit(
             model,
-            lambda epoch: batches(
-                source, settings.batch_size, shuffle_seed=settings.seed * 1000 + epoch + 1
-            ),
+            train_data,
             batches(eval_source, settings.batch_size),
             settings,
             steps_per_epoch=-(-rows // settings.batch_size),
             state_dir=state_dir,
             log_dir=os.path.join(fn_args.model_run_dir, "tensorboard"),
+            freeze=job.family.freeze,
+            multi_label=config["multi_label"],
             class_weight=weights if settings.class_weight == "balanced" else None,
         )
-    served = job.build()  # float32, whatever it was trained in
-    job.family.freeze(served, settings.freeze)  # Keras orders weights by what is trainable
+    job.family.freeze(model, 0)  # Keras orders weights by what is trainable
+    served = job.build(learned)  # float32, whatever it was trained in
     served.set_weights(model.get_weights())
     export(
-        served, output, job.labels, Columns(config["texts"], config["label"]),
-        fn_args.serving_model_dir, {"model": config["model"], "checkpoint": config["checkpoint"]},
+        served, output, job.labels,
+        Columns(config["inputs"], config["label"], job.source([]).pixel_shapes),
+        fn_args.serving_model_dir,
+        {"model": config["model"], "checkpoint": config["checkpoint"]},
+        multi_label=config["multi_label"],
     )  # fmt: skip
     _keep_history(state, fn_args.model_run_dir)
     shutil.rmtree(state_dir)
@@ -74,33 +85,46 @@ class _Job:
         self.family = families.load(config["model"]["family"])
         self.settings = self.family.Settings(**config["model"])
         self.labels = labels(output)
-        self._output, self._pair = output, len(config["texts"]) == 2
+        self._output = output
 
-    def build(self) -> "keras.Model":
-        size = self.family.vocabulary_size(self.settings, self._output)
-        return self.family.build(self.settings, len(self.labels), size, self._pair)
+    def build(self, learned: Any) -> "keras.Model":
+        return self.family.build(self.settings, len(self.labels), learned)
 
     def source(self, files: list[str]) -> Source:
         import tensorflow as tf
 
         names = [name for pattern in files for name in tf.io.gfile.glob(pattern)]
         spec = self._output.transformed_feature_spec()
-        return Source(names, spec, [n for n in self.family.SEQUENCE_FEATURES if n in spec])
+        return Source(
+            names,
+            spec,
+            len(self.labels),
+            sequence=[n for n in self.family.SEQUENCE_FEATURES if n in spec],
+            pixel_shapes=self.family.pixel_shapes(self.settings),
+            transform=self._output,
+        )
 
 
-def _check_labels(
-    train: dict[int, int], evaluation: dict[int, int], names: list[str]
-) -> dict[int, int]:
-    if sum(train.values()) == 0 or sum(evaluation.values()) == 0:
+def _augment(job: _Job, settings: Train, seed: int) -> Augmentation | None:
+    pixels = list(job.family.pixel_shapes(job.settings))
+    if not pixels or settings.augment == Augment():
+        return None
+    return augmentation(settings.augment, pixels[0], seed)
+
+
+Counted = tuple[int, dict[int, int]]  # rows, rows by label
+
+
+def _check_labels(train: Counted, evaluation: Counted, names: list[str]) -> None:
+    if train[0] == 0 or evaluation[0] == 0:
         raise DataError("The train or the eval split has no rows. Give more data.")
     if len(names) < 2:
         raise DataError(f"All training rows have the label {names[0]!r}; two are needed.")
-    if evaluation.get(-1):
+    if unknown := evaluation[1].get(-1):
         raise DataError(
-            f"{evaluation[-1]} eval rows have a label that no training row has. The training "
+            f"{unknown} eval rows have a label that no training row has. The training "
             f"rows know: {', '.join(names[:20])}."
         )
-    return train
 
 
 def _state_dir(config: dict[str, Any], fn_args: Any) -> Path:

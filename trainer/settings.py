@@ -5,6 +5,40 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 
+class Augment(BaseModel):
+    """Random changes of pictures in training; evaluation and serving see them as they are."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    flip: bool = Field(False, description="Mirror every other picture, left to right.")
+    crop: float = Field(
+        0.0, ge=0, le=0.5, description="Move each picture by up to this share of its sides."
+    )
+    color: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Change brightness, contrast and saturation by up to this share.",
+    )
+    mix: Literal["none", "mixup", "cutmix"] = Field(
+        "none", description="Mix two pictures and their labels: as a whole, or a box of one."
+    )
+
+
+class Stage(BaseModel):
+    """One part of a training in stages; what is left out is as in `train:`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epochs: int = Field(ge=1, description="Passes over the training rows, at most.")
+    freeze: Annotated[int, Field(ge=0)] | Literal["all"] | None = Field(
+        None, description="What stays as it is in this stage."
+    )
+    learning_rate: float | None = Field(
+        None, gt=0, description="The highest rate in this stage; warm-up and decay begin anew."
+    )
+
+
 class Train(BaseModel):
     """The training loop's settings, the same for every family."""
 
@@ -23,7 +57,10 @@ class Train(BaseModel):
         "linear", description="How the rate falls from its highest to 0 after warm-up."
     )
     weight_decay: float = Field(
-        0.01, ge=0, description="AdamW's decay; biases and layer norms are spared."
+        0.01,
+        ge=0,
+        description="Decoupled decay of the weights, with adamw and sgd; biases and norms are "
+        "spared.",
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
@@ -32,8 +69,17 @@ class Train(BaseModel):
     )
     freeze: Annotated[int, Field(ge=0)] | Literal["all"] = Field(
         0,
-        description="0 trains everything, n keeps the embeddings and the first n layers as they "
-        "are, all trains the head alone.",
+        description="0 trains everything, n keeps the first n layers (BERT), stages (ResNet) or "
+        "blocks (Inception) and what comes before them as they are, all trains the head alone.",
+    )
+    stages: list[Stage] = Field(
+        default=[],
+        description="Train in stages, one after the other, such as the head alone and then, "
+        "slower, everything: [{epochs: 2, freeze: all}, {epochs: 5, learning_rate: 1e-4}]. "
+        "`epochs` above is not used then.",
+    )
+    augment: Augment = Field(
+        default_factory=Augment, description="Random changes of pictures; for images only."
     )
     patience: int | None = Field(
         None,
@@ -42,6 +88,25 @@ class Train(BaseModel):
         "early. The best epoch's weights are kept either way.",
     )
     class_weight: Literal["none", "balanced"] = Field(
-        "none", description="balanced weighs each row by the rarity of its label."
+        "none",
+        description="balanced weighs each row by the rarity of its label; not with multi_label.",
     )
     seed: int = Field(0, ge=0, description="Makes a run repeatable on the same machine.")
+
+    @property
+    def plan(self) -> list[Stage]:
+        """The stages, complete; one where none are named."""
+        stages = self.stages or [Stage(epochs=self.epochs)]
+        return [
+            Stage(
+                epochs=stage.epochs,
+                freeze=self.freeze if stage.freeze is None else stage.freeze,
+                learning_rate=stage.learning_rate or self.learning_rate,
+            )
+            for stage in stages
+        ]
+
+    @property
+    def all_epochs(self) -> int:
+        """How many epochs there are, at most, over all stages."""
+        return sum(stage.epochs for stage in self.plan)

@@ -93,8 +93,9 @@ def _kind(row: bytes, label: str) -> str | None:
 def _count_labels(rows: Any, label: str, integers: bool) -> Counter[str]:
     import tensorflow as tf
 
-    kind, empty = (tf.int64, 0) if integers else (tf.string, "")
-    found = count_values(rows, label, tf.io.FixedLenFeature([], kind, empty))
+    # A row of strings may have any number of labels.
+    spec = tf.io.FixedLenFeature([], tf.int64, 0) if integers else tf.io.VarLenFeature(tf.string)
+    _, found = count_values(rows, label, spec)
     return Counter(
         {v.decode() if isinstance(v, bytes) else str(v): count for v, count in found.items()}
     )

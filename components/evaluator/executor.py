@@ -1,10 +1,12 @@
 """The Evaluator's work: complete the configuration, let TFX's executor measure, say the verdict."""
 
+import gc
 import json
 import os
 from dataclasses import asdict
 from typing import Any
 
+from apache_beam.utils import shared
 from google.protobuf import json_format
 from tfx.components.evaluator import constants
 from tfx.components.evaluator import executor as stock
@@ -14,6 +16,7 @@ from tfx.utils import io_utils, path_utils
 
 from ...trainer.export import describe
 from . import metrics
+from .metrics import Measured
 
 METRICS_FILE = "metrics.json"
 VERDICT = "verdict"
@@ -35,10 +38,12 @@ class Executor(stock.Executor):
         model = describe(_model_path(input_dict[_MODEL]))
         obstacle = _obstacle(model, input_dict.get(_BASELINE))
         inputs = {k: v for k, v in input_dict.items() if k != _BASELINE or not obstacle}
-        config = metrics.eval_config(settings, len(model["labels"]))
+        labels, multi_label = model["labels"], model["multi_label"]
+        config = metrics.eval_config(settings, len(labels), multi_label)
         config_json = json_format.MessageToJson(config, preserving_proto_field_name=True)
         key = standard_component_specs.EVAL_CONFIG_KEY
         super().Do(inputs, output_dict, {**exec_properties, key: config_json})
+        _let_go_of_the_models()
 
         evaluation = artifact_utils.get_single_uri(output_dict[constants.EVALUATION_KEY])
         blessing = artifact_utils.get_single_instance(
@@ -46,8 +51,8 @@ class Executor(stock.Executor):
         )
         compared = bool(inputs.get(_BASELINE))
         names = settings["metrics"]
-        candidate = metrics.read(evaluation, names, "candidate" if compared else "")
-        baseline = metrics.read(evaluation, names, "baseline") if compared else None
+        candidate = metrics.read(evaluation, names, labels, "candidate" if compared else "")
+        baseline = metrics.read(evaluation, names, labels, "baseline") if compared else None
         blessed, sentence = metrics.verdict(settings, candidate, baseline)
         if obstacle:
             blessed, sentence = False, f"Not blessed: {obstacle}"
@@ -61,6 +66,13 @@ class Executor(stock.Executor):
         io_utils.write_string_file(
             os.path.join(evaluation, METRICS_FILE), json.dumps(facts, indent=1)
         )
+
+
+def _let_go_of_the_models() -> None:
+    """Beam keeps what it shared last, TFMA's loaded models, until it shares something else. Kept
+    to the process's end, they end in tracebacks of TensorFlow's."""
+    shared.Shared().acquire(Measured)
+    gc.collect()
 
 
 def _model_path(artifacts: list[Any]) -> str:
@@ -78,8 +90,9 @@ def _obstacle(model: dict[str, Any], baseline: list[Any] | None) -> str:
     except (OSError, ValueError):
         return f"the blessed model's files at {baseline[0].uri} are gone or broken. {accept}"
     for name, words in (("labels", "label set"), ("inputs", "input columns"),
-                        ("label_column", "label column")):  # fmt: skip
-        if before.get(name) != model.get(name):
+                        ("label_column", "label column"),
+                        ("multi_label", "labels a row")):  # fmt: skip
+        if (before.get(name) or False) != (model.get(name) or False):
             return (
                 f"the {words} changed from {_short(before.get(name))} to "
                 f"{_short(model.get(name))}, so the blessed model cannot be compared. {accept}"

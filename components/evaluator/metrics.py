@@ -1,7 +1,8 @@
 """From the YAML's `evaluate:` section to TFMA's configuration, and from results to a verdict."""
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,8 +16,13 @@ _CLASSES = {
     "f1": ("F1Score", True),
     "precision": ("Precision", True),
     "recall": ("Recall", True),
+    "specificity": ("Specificity", True),
     "auc": ("AUC", True),
 }
+# Instead of these, where labels do not exclude each other. The loss is Keras' own: TFMA's
+# BinaryCrossEntropy is not a number once a score is 0 or 1.
+_MULTI_LABEL = {"accuracy": "BinaryAccuracy", "loss": "BinaryCrossentropy"}
+_BATCH = 64  # rows at once through the model: TFMA's own thousand pictures can take all memory
 _SMALLER_IS_BETTER = ("loss",)
 
 
@@ -28,13 +34,17 @@ class Measured:
         overall: metric name -> value over all rows, None where it is not defined (the
             precision of a model that never says yes); `rows` is their number.
         slices: "column=value" -> the same for the rows of that value.
+        labels: label -> its own f1, auc and the like, against the rest; empty for two classes.
     """
 
     overall: dict[str, float | None] = field(default_factory=dict)
     slices: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    labels: dict[str, dict[str, float | None]] = field(default_factory=dict)
 
 
-def eval_config(settings: dict[str, Any], classes: int) -> tfma.EvalConfig:
+def eval_config(
+    settings: dict[str, Any], classes: int, multi_label: bool = False
+) -> tfma.EvalConfig:
     """TFMA's configuration for a classifier with that many classes.
 
     A limit-free configuration gets one that always holds, since TFMA gives no verdict
@@ -44,11 +54,12 @@ def eval_config(settings: dict[str, Any], classes: int) -> tfma.EvalConfig:
     binary = [m for m in settings["metrics"] if _CLASSES[m][1]]
     specs = [tfma.MetricsSpec(metrics=[tfma.MetricConfig(class_name="ExampleCount")])]
     if plain:
-        specs.append(tfma.MetricsSpec(metrics=[_metric(m, settings) for m in plain]))
+        specs.append(tfma.MetricsSpec(metrics=[_metric(m, settings, multi_label) for m in plain]))
     if binary:
-        spec = tfma.MetricsSpec(metrics=[_metric(m, settings) for m in binary])
-        spec.binarize.class_ids.values.extend([1] if classes == 2 else range(classes))
-        if classes > 2:
+        spec = tfma.MetricsSpec(metrics=[_metric(m, settings, multi_label) for m in binary])
+        one = classes == 2 and not multi_label
+        spec.binarize.class_ids.values.extend([1] if one else range(classes))
+        if not one:
             spec.aggregate.macro_average = True
             spec.aggregate.class_weights.update(dict.fromkeys(range(classes), 1.0))
         specs.append(spec)
@@ -56,7 +67,8 @@ def eval_config(settings: dict[str, Any], classes: int) -> tfma.EvalConfig:
         signature_name="serve_examples",
         label_key="label",
         prediction_key="scores",
-        preprocessing_function_names=["transform_features"],
+        preprocessing_function_names=["transform_label"],
+        inference_batch_size=_BATCH,
     )
     slices = [tfma.SlicingSpec(feature_keys=[column]) for column in settings["slices"]]
     return tfma.EvalConfig(
@@ -64,7 +76,7 @@ def eval_config(settings: dict[str, Any], classes: int) -> tfma.EvalConfig:
     )
 
 
-def _metric(name: str, settings: dict[str, Any]) -> tfma.MetricConfig:
+def _metric(name: str, settings: dict[str, Any], multi_label: bool) -> tfma.MetricConfig:
     lowest = settings["at_least"].get(name)
     worse = settings["worse_than_blessed_by_at_most"].get(name)
     smaller = name in _SMALLER_IS_BETTER
@@ -80,32 +92,53 @@ def _metric(name: str, settings: dict[str, Any]) -> tfma.MetricConfig:
             if smaller
             else tfma.MetricDirection.HIGHER_IS_BETTER
         )
-    config = tfma.MetricConfig(class_name=_CLASSES[name][0], config=f'"name": "{name}"')
+    class_name = _MULTI_LABEL.get(name) if multi_label else None
+    config = tfma.MetricConfig(
+        class_name=class_name or _CLASSES[name][0], config=f'"name": "{name}"'
+    )
     if threshold.ListFields():
         config.threshold.CopyFrom(threshold)
     return config
 
 
-def read(folder: str, names: Sequence[str], model_name: str = "") -> Measured:
-    """One model's numbers out of TFMA's output folder."""
+def read(
+    folder: str, names: Sequence[str], labels: Sequence[str] = (), model_name: str = ""
+) -> Measured:
+    """One model's numbers out of TFMA's output folder; `labels` in the order of their ids."""
     result = tfma.load_eval_result(folder, model_name=model_name or None)
     measured = Measured()
     for key, by_output in result.slicing_metrics:
         (by_class,) = by_output.values()
         values: dict[str, float | None] = {}
-        for metrics in by_class.values():
-            for name, value in metrics.items():
-                if name == "example_count":
-                    values["rows"] = int(value["doubleValue"])
-                elif name in names and "doubleValue" in value:
-                    number = float(value["doubleValue"])
-                    values[name] = number if math.isfinite(number) else None
+        for place, metrics in by_class.items():
+            if one := _CLASS_ID.match(place):
+                found = _values(metrics, names)
+                if not key and labels and found and len(by_class) > 2:
+                    measured.labels[labels[int(one[1])]] = found
+                if len(by_class) > 2:
+                    continue  # the mean over all classes stands beside them
+            values |= _values(metrics, names)
         if key:
             measured.slices[", ".join(f"{column}={value}" for column, value in key)] = values
         else:
             measured.overall = values
     measured.slices = dict(sorted(measured.slices.items()))
     return measured
+
+
+_CLASS_ID = re.compile(r"classId:(\d+)$")
+
+
+def _values(metrics: Mapping[str, Any], names: Sequence[str]) -> dict[str, float | None]:
+    values: dict[str, float | None] = {}
+    for full_name, value in metrics.items():
+        name = full_name.rsplit("\n_", 1)[-1]  # TFMA calls a mean "macro_average: true\n_f1"
+        if name == "example_count":
+            values["rows"] = int(value["doubleValue"])
+        elif name in names and "doubleValue" in value:
+            number = float(value["doubleValue"])
+            values[name] = number if math.isfinite(number) else None
+    return values
 
 
 def verdict(

@@ -22,8 +22,8 @@ class Report:
 
     `measured` is empty unless the probe came to its end: rows, classes, load_seconds,
     latency_ms (median, one row), largest_difference (between the two signatures' scores),
-    predictions (two of {text, label, score}; a pair's text is a list), and the versions of
-    tensorflow and tensorflow_text.
+    predictions (two of {text, label, score}; a pair's text is a list, a picture's is its path),
+    and the versions of tensorflow and tensorflow_text.
     """
 
     blessed: bool
@@ -41,14 +41,14 @@ class Report:
 
 
 def check_serving(
-    model: str, rows: list[bytes], text_keys: list[str], timeout: float = TIMEOUT_SECONDS
+    model: str, rows: list[bytes], inputs: dict[str, str], timeout: float = TIMEOUT_SECONDS
 ) -> Report:
     """Says whether TensorFlow Serving could load the SavedModel and answer raw rows with it.
 
     Args:
         model: a SavedModel's folder.
-        rows: serialized tf.Examples, each with a text under every one of `text_keys`.
-        text_keys: the features sent as `text` and, if there are two, `text_pair`.
+        rows: serialized tf.Examples, each with a value of every feature of `inputs`.
+        inputs: the features by the names of serving_default's inputs.
         timeout: seconds after which a probe that hangs is killed.
 
     Never raises because of the model: a model that cannot be checked is not blessed.
@@ -56,8 +56,8 @@ def check_serving(
     from ...trainer.serving_ops import unknown_ops  # TensorFlow: not at import time.
 
     if not rows:
-        columns = " and ".join(map(repr, text_keys))
-        return _refused(f"there is no row with text in {columns} to send to the model.")
+        columns = " and ".join(map(repr, inputs.values()))
+        return _refused(f"there is no row with a value in {columns} to send to the model.")
     try:
         size = size_on_disk(model)
         unknown = unknown_ops(model)
@@ -70,7 +70,7 @@ def check_serving(
             size_bytes=size,
             unknown_ops=unknown,
         )
-    outcome = run_probe(model, rows, text_keys, timeout)
+    outcome = run_probe(model, rows, inputs, timeout)
     failures = outcome.pop("failures")
     if failures:
         return _refused(" ".join(failures), size_bytes=size, failures=failures, measured=outcome)
@@ -78,15 +78,21 @@ def check_serving(
 
 
 def run_probe(
-    model: str, rows: list[bytes], text_keys: list[str], timeout: float
+    model: str, rows: list[bytes], inputs: dict[str, str], timeout: float
 ) -> dict[str, Any]:
     """Runs the probe; returns what it measured, and `failures`: sentences, empty if all is well."""
     with tempfile.TemporaryDirectory(prefix="espalier-probe-") as folder:
         request = os.path.join(folder, "request.json")
         result = os.path.join(folder, "result.json")
         encoded = [base64.b64encode(row).decode() for row in rows]
+        content = {
+            "model": model,
+            "rows": encoded,
+            "inputs": inputs,
+            "multi_label": _is_multi_label(model),
+        }
         with open(request, "w", encoding="utf-8") as file:
-            json.dump({"model": model, "rows": encoded, "text_keys": text_keys}, file)
+            json.dump(content, file)
         # -I: no PYTHONPATH, no current directory, no user site. Nothing of ours can leak in.
         command = [sys.executable, "-I", "-W", "ignore", PROBE, request, result]
         try:
@@ -101,6 +107,16 @@ def run_probe(
                 outcome: dict[str, Any] = json.load(file)
             return outcome
         return {"failures": [f"{_ending(done.returncode)}.{_last_lines(done.stderr)}"]}
+
+
+def _is_multi_label(model: str) -> bool:
+    """Whether the export says that labels do not exclude each other."""
+    from ...trainer.export import describe
+
+    try:
+        return bool(describe(model).get("multi_label"))
+    except (OSError, ValueError):
+        return False
 
 
 def size_on_disk(folder: str) -> int:

@@ -8,12 +8,14 @@ from tfx.utils import json_utils
 from ...errors import ConfigError
 from . import executor
 
+_INPUTS = (("text",), ("text", "text_pair"), ("image_bytes",))
+
 
 class ServingCheckSpec(component_spec.ComponentSpec):
     """What goes in and out of ServingCheck. `text_keys` is a JSON list of strings."""
 
     PARAMETERS = {
-        executor.TEXT_KEYS: component_spec.ExecutionParameter(type=str),
+        executor.INPUTS: component_spec.ExecutionParameter(type=str),
         executor.ROWS: component_spec.ExecutionParameter(type=int),
     }
     INPUTS = {
@@ -41,7 +43,8 @@ class ServingCheck(base_component.BaseComponent):
     Args:
         model: channel of the Trainer's `Model`.
         examples: channel of raw `Examples`, as ExampleGen writes them.
-        text_keys: the one or two raw features that hold text; sent as `text` and `text_pair`.
+        inputs: the raw feature of each input of `serving_default`: {"text": ..., "text_pair":
+            ...}, or {"image_bytes": ...}.
         rows: how many rows to send, 1 or more.
 
     Raises:
@@ -52,13 +55,14 @@ class ServingCheck(base_component.BaseComponent):
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.Executor)
 
     def __init__(
-        self, model: BaseChannel, examples: BaseChannel, text_keys: list[str], rows: int = 8
+        self, model: BaseChannel, examples: BaseChannel, inputs: dict[str, str], rows: int = 8
     ) -> None:
         """Checks the arguments and wires the channels."""
-        named = isinstance(text_keys, list) and all(isinstance(k, str) and k for k in text_keys)
-        if not named or len(text_keys) not in (1, 2):
+        named = isinstance(inputs, dict) and all(isinstance(v, str) and v for v in inputs.values())
+        if not named or tuple(inputs) not in _INPUTS:
             raise ConfigError(
-                f"ServingCheck: text_keys must be one or two feature names. Received: {text_keys!r}"
+                f"ServingCheck: inputs must name the features of one of {_INPUTS}. "
+                f"Received: {inputs!r}"
             )
         if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1:
             raise ConfigError(
@@ -68,7 +72,7 @@ class ServingCheck(base_component.BaseComponent):
             **{
                 standard_component_specs.MODEL_KEY: model,
                 standard_component_specs.EXAMPLES_KEY: examples,
-                executor.TEXT_KEYS: json_utils.dumps(text_keys),
+                executor.INPUTS: json_utils.dumps(inputs),
                 executor.ROWS: rows,
                 standard_component_specs.BLESSING_KEY: Channel(
                     type=standard_artifacts.InfraBlessing

@@ -12,14 +12,14 @@ from tfx.utils import io_utils, json_utils, path_utils
 
 from . import check
 
-TEXT_KEYS = "text_keys"
+INPUTS = "inputs"
 ROWS = "rows"
 REPORT_FILE = "serving_check.json"
 VERDICT = "verdict"
 # TFX's own marks (tfx/components/infra_validator/executor.py), which the Pusher reads.
 BLESSED = "blessed"
 _MARKERS = {True: "INFRA_BLESSED", False: "INFRA_NOT_BLESSED"}
-# A row without text is passed over; a column without any must not cost a read of all rows.
+# A row without an input is passed over; a column without any must not cost a read of all rows.
 _ROWS_READ_AT_MOST = 1000
 
 
@@ -41,10 +41,10 @@ class Executor(base_executor.BaseExecutor):
         blessing = artifact_utils.get_single_instance(
             output_dict[standard_component_specs.BLESSING_KEY]
         )
-        text_keys = json_utils.loads(exec_properties[TEXT_KEYS])
+        inputs = json_utils.loads(exec_properties[INPUTS])
         folder = path_utils.serving_model_path(model.uri, path_utils.is_old_model_artifact(model))
-        rows = read_rows(split_files(examples), text_keys, exec_properties[ROWS])
-        mark(blessing, check.check_serving(folder, rows, text_keys))
+        rows = read_rows(split_files(examples), list(inputs.values()), exec_properties[ROWS])
+        mark(blessing, check.check_serving(folder, rows, inputs))
 
 
 def split_files(examples: Artifact) -> list[str]:
@@ -55,12 +55,12 @@ def split_files(examples: Artifact) -> list[str]:
     return sorted(fileio.glob(pattern))
 
 
-def read_rows(files: list[str], text_keys: list[str], rows: int) -> list[bytes]:
-    """The first rows that have every text, as serialized tf.Examples.
+def read_rows(files: list[str], keys: list[str], rows: int) -> list[bytes]:
+    """The first rows that have every input, as serialized tf.Examples.
 
     Args:
         files: TFRecord files of tf.Examples; names that end in .gz are read as such.
-        text_keys: features that must hold at least one bytes value.
+        keys: features that must hold at least one bytes value.
         rows: how many to return, at most.
     """
     import tensorflow as tf
@@ -71,7 +71,7 @@ def read_rows(files: list[str], text_keys: list[str], rows: int) -> list[bytes]:
         records = tf.data.TFRecordDataset(file, compression).take(_ROWS_READ_AT_MOST)
         for record in records.as_numpy_iterator():
             features = tf.train.Example.FromString(record).features.feature
-            if all(key in features and features[key].bytes_list.value for key in text_keys):
+            if all(key in features and features[key].bytes_list.value for key in keys):
                 found.append(record)
             if len(found) == rows:
                 return found

@@ -1,8 +1,9 @@
 """Run as `python -I probe.py REQUEST RESULT`: loads a SavedModel as a server would, and asks it.
 
 It imports nothing of this package: a model that needs more than TensorFlow and TensorFlow Text
-must fail here. REQUEST is JSON (model, rows: serialized tf.Examples in base64, text_keys);
-RESULT is JSON (failures: sentences; and what was measured, see `check.Report`).
+must fail here. REQUEST is JSON (model, rows: serialized tf.Examples in base64, inputs: the
+features by the names of serving_default's inputs, multi_label: bool); RESULT is JSON (failures:
+sentences; and what was measured, see `check.Report`).
 """
 
 import base64
@@ -29,6 +30,8 @@ LIBRARIES = {
 
 Answer = tuple[np.ndarray, list[str]]  # scores [B, C] float32, labels [B]
 Ask = Callable[[list[list[bytes]]], Answer]
+IMAGE = ["image_bytes"]
+NO_IMAGES = {"no bytes": b"", "a text": b"this is no picture", "half a PNG": b"\x89PNG\r\n\x1a\n"}
 
 
 class Refusal(Exception):
@@ -44,20 +47,26 @@ def probe(request: dict[str, Any], brought_in: set[str]) -> dict[str, Any]:
     """Measures the model; raises Refusal at the first thing that is wrong.
 
     Args:
-        request: model, rows, text_keys; see above.
+        request: model, rows, inputs; see above.
         brought_in: what `import tensorflow` itself had loaded.
     """
     rows = [base64.b64decode(row) for row in request["rows"]]
-    texts = [texts_of(row, request["text_keys"]) for row in rows]
+    names, keys = list(request["inputs"]), list(request["inputs"].values())
+    raw = [values_of(row, keys) for row in rows]
     begin = time.perf_counter()
     model = tf.saved_model.load(request["model"])
     load_seconds = time.perf_counter() - begin
-    ask = asker(signature(model, "serving_default"), len(request["text_keys"]))
-    scores, labels = ask(texts)
-    difference = check_examples(signature(model, "serve_examples"), rows, scores, labels)
-    check_alone(ask, texts, scores)
-    check_odd_texts(ask, len(request["text_keys"]), scores.shape[1])
-    latency_ms = median_ms(lambda: ask(texts[:1]))
+    multi_label = request.get("multi_label", False)
+    ask = asker(signature(model, "serving_default"), names, multi_label)
+    scores, labels = ask(raw)
+    examples = signature(model, "serve_examples")
+    difference = check_examples(examples, rows, scores, labels, multi_label)
+    check_alone(ask, raw, scores)
+    if names == IMAGE:
+        check_no_images(ask)
+    else:
+        check_odd_texts(ask, len(names), scores.shape[1])
+    latency_ms = median_ms(lambda: ask(raw[:1]))
     needed = sorted(modules() - brought_in)
     if needed:
         raise Refusal(f"it loads {', '.join(needed)}, which a server does not have.")
@@ -67,16 +76,20 @@ def probe(request: dict[str, Any], brought_in: set[str]) -> dict[str, Any]:
         "load_seconds": round(load_seconds, 3),
         "latency_ms": round(latency_ms, 3),
         "largest_difference": difference,
-        "predictions": predictions(texts[:2], scores, labels),
+        "predictions": predictions(
+            [values_of(row, ["path"]) for row in rows[:2]] if names == IMAGE else raw[:2],
+            scores,
+            labels,
+        ),
         "tensorflow": tf.__version__,
         "tensorflow_text": tf_text.__version__,
     }
 
 
-def texts_of(row: bytes, text_keys: list[str]) -> list[bytes]:
-    """The row's text, or its two texts."""
+def values_of(row: bytes, keys: list[str]) -> list[bytes]:
+    """The row's values of these features."""
     features = tf.train.Example.FromString(row).features.feature
-    return [features[key].bytes_list.value[0] for key in text_keys]
+    return [features[key].bytes_list.value[0] for key in keys]
 
 
 def signature(model: Any, name: str) -> Any:
@@ -87,22 +100,25 @@ def signature(model: Any, name: str) -> Any:
     return model.signatures[name]
 
 
-def asker(function: Any, text_count: int) -> Ask:
-    """A function from rows of texts to a checked answer of `serving_default`."""
-    names = ["text", "text_pair"][:text_count]
+def asker(function: Any, names: list[str], multi_label: bool = False) -> Ask:
+    """A function from rows of raw inputs to a checked answer of `serving_default`."""
     found = sorted(function.structured_input_signature[1])
     if found != names:
         raise Refusal(f"serving_default takes {found}, and should take {names}.")
 
-    def ask(texts: list[list[bytes]]) -> Answer:
-        columns = {name: tf.constant([row[i] for row in texts]) for i, name in enumerate(names)}
-        return checked(function(**columns), len(texts), "serving_default")
+    def ask(rows: list[list[bytes]]) -> Answer:
+        columns = {name: tf.constant([row[i] for row in rows]) for i, name in enumerate(names)}
+        return checked(function(**columns), len(rows), "serving_default", multi_label)
 
     return ask
 
 
-def checked(outputs: dict[str, Any], rows: int, where: str) -> Answer:
-    """The outputs as numpy; Refusal unless they are a softmax and a label for every row."""
+def checked(outputs: dict[str, Any], rows: int, where: str, multi_label: bool = False) -> Answer:
+    """The outputs as numpy; Refusal unless they are scores and a label for every row.
+
+    Scores of classes that exclude each other sum to one and have a likeliest label; others lie
+    between 0 and 1 each, and may come with no label.
+    """
     missing = sorted({"scores", "label"} - set(outputs))
     if missing:
         raise Refusal(f"{where} does not return {', '.join(missing)}.")
@@ -112,6 +128,10 @@ def checked(outputs: dict[str, Any], rows: int, where: str) -> Answer:
         raise Refusal(f"{where} answered {rows} row(s) with {shapes}.")
     if not np.isfinite(scores).all():
         raise Refusal(f"{where} returned scores that are not finite numbers.")
+    if multi_label:
+        if scores.min() < 0 or scores.max() > 1:
+            raise Refusal(f"{where} returned scores that do not lie between 0 and 1.")
+        return scores, [label.decode(errors="replace") for label in labels]
     furthest = float(np.abs(scores.sum(axis=1) - 1).max())
     if furthest > SUM_TO_ONE or scores.min() < 0:
         raise Refusal(f"{where} returned scores that are not a softmax (sums off by {furthest:g}).")
@@ -121,14 +141,18 @@ def checked(outputs: dict[str, Any], rows: int, where: str) -> Answer:
 
 
 def check_examples(
-    function: Any, rows: list[bytes], scores: np.ndarray, labels: list[str]
+    function: Any,
+    rows: list[bytes],
+    scores: np.ndarray,
+    labels: list[str],
+    multi_label: bool = False,
 ) -> float:
     """Refusal unless serve_examples answers as serving_default did; the largest difference."""
     names = list(function.structured_input_signature[1])
     if len(names) != 1:
         raise Refusal(f"serve_examples takes {names}, and should take one argument.")
     outputs = function(**{names[0]: tf.constant(rows)})
-    again, again_labels = checked(outputs, len(rows), "serve_examples")
+    again, again_labels = checked(outputs, len(rows), "serve_examples", multi_label)
     if again.shape != scores.shape:
         raise Refusal("serve_examples and serving_default return different numbers of scores.")
     difference = float(np.abs(again - scores).max())
@@ -161,6 +185,18 @@ def check_odd_texts(ask: Ask, text_count: int, classes: int) -> None:
             raise Refusal(f"{what} makes it fail: {one_line(error)}") from error
         if scores.shape[1] != classes:
             raise Refusal(f"{what} is answered with {scores.shape[1]} scores, not {classes}.")
+
+
+def check_no_images(ask: Ask) -> None:
+    """Refusal unless bytes that are no picture are answered with an error of the client's."""
+    for what, data in NO_IMAGES.items():
+        try:
+            ask([[data]])
+        except tf.errors.InvalidArgumentError:
+            continue
+        except tf.errors.OpError as error:
+            raise Refusal(f"{what} makes it fail: {one_line(error)}") from error
+        raise Refusal(f"{what} is answered as if it were a picture.")
 
 
 def median_ms(call: Callable[[], Any]) -> float:

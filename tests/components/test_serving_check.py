@@ -88,6 +88,8 @@ def row(review: str | None, reply: str | None = "thanks") -> bytes:
 
 
 ROWS = [row(text) for text in TEXTS]
+ONE = {"text": "review"}
+PAIR = {"text": "review", "text_pair": "reply"}
 
 
 @pytest.fixture(scope="module")
@@ -107,10 +109,10 @@ def child(tmp_path, monkeypatch):
     return replace
 
 
-def outcome(model: str, text_keys: list[str], brought_in: set[str] | None = None) -> dict:
+def outcome(model: str, inputs: dict[str, str], brought_in: set[str] | None = None) -> dict:
     """The probe's work in this process: it spares a second import of TensorFlow."""
     rows = [base64.b64encode(row).decode() for row in ROWS]
-    request = {"model": model, "rows": rows, "text_keys": text_keys}
+    request = {"model": model, "rows": rows, "inputs": inputs}
     return probe.outcome(request, probe.LIBRARIES if brought_in is None else brought_in)
 
 
@@ -125,7 +127,7 @@ def assert_refused(report: check.Report, *words: str) -> None:
 
 
 def test_a_sound_model_is_blessed_with_numbers(model):
-    report = check.check_serving(model, ROWS, ["review"])
+    report = check.check_serving(model, ROWS, ONE)
     assert report.blessed, report.verdict
     assert report.verdict.startswith("The model can be served: 4 raw rows answered alike")
     result = json.loads(report.to_json())
@@ -143,7 +145,7 @@ def test_a_sound_model_is_blessed_with_numbers(model):
 
 def test_a_pair_of_texts_is_sent_as_two(tmp_path):
     model = save(str(tmp_path / "pair"), names=("text", "text_pair"))
-    answered = outcome(model, ["review", "reply"])
+    answered = outcome(model, PAIR)
     assert answered["failures"] == []
     assert answered["predictions"][0]["text"] == [TEXTS[0], "thanks"]
 
@@ -165,46 +167,46 @@ def test_a_pair_of_texts_is_sent_as_two(tmp_path):
     ],
 )
 def test_a_fault_is_named(tmp_path, fault, words):
-    (failure,) = outcome(save(str(tmp_path / "m"), fault), ["review"])["failures"]
+    (failure,) = outcome(save(str(tmp_path / "m"), fault), ONE)["failures"]
     assert words in failure
 
 
 def test_a_pair_is_not_a_single_text(model):
-    (failure,) = outcome(model, ["review", "reply"])["failures"]
+    (failure,) = outcome(model, PAIR)["failures"]
     assert failure == "serving_default takes ['text'], and should take ['text', 'text_pair']."
 
 
 def test_a_model_that_loads_more_than_tensorflow(model):
-    (failure,) = outcome(model, ["review"], brought_in=set())["failures"]
+    (failure,) = outcome(model, ONE, brought_in=set())["failures"]
     assert "tfx" in failure and failure.endswith("which a server does not have.")
 
 
 def test_a_fault_found_in_the_clean_process_is_the_verdict(tmp_path):
     model = save(str(tmp_path / "m"), "empty text")
-    report = check.check_serving(model, ROWS, ["review"])
+    report = check.check_serving(model, ROWS, ONE)
     assert_refused(report, "an empty text makes it fail: InvalidArgumentError")
 
 
 def test_ops_that_tensorflow_serving_lacks_are_named(model, monkeypatch):
     monkeypatch.setattr(serving_ops, "unknown_ops", lambda folder: ["TFText>RoundRobinTrim"])
-    report = check.check_serving(model, ROWS, ["review"])
+    report = check.check_serving(model, ROWS, ONE)
     assert_refused(report, "does not know the op(s) TFText>RoundRobinTrim")
     assert report.unknown_ops == ["TFText>RoundRobinTrim"] and report.size_bytes > 0
 
 
 def test_a_folder_without_a_model(tmp_path):
-    assert_refused(check.check_serving(str(tmp_path), ROWS, ["review"]), str(tmp_path))
+    assert_refused(check.check_serving(str(tmp_path), ROWS, ONE), str(tmp_path))
 
 
 def test_a_truncated_model(model, tmp_path):
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "saved_model.pb").write_bytes(Path(model, "saved_model.pb").read_bytes()[:1000])
-    assert_refused(check.check_serving(str(broken), ROWS, ["review"]))
+    assert_refused(check.check_serving(str(broken), ROWS, ONE))
 
 
 def test_no_rows(model):
-    assert_refused(check.check_serving(model, [], ["review"]), "no row with text in 'review'")
+    assert_refused(check.check_serving(model, [], ONE), "no row with a value in 'review'")
 
 
 # --- a process that does not come back with an answer ---------------------------------------
@@ -212,20 +214,20 @@ def test_no_rows(model):
 
 def test_a_crash_is_told_with_its_last_words(model, child):
     child("import sys; print('lots of noise', file=sys.stderr); raise RuntimeError('no kernel')")
-    report = check.check_serving(model, ROWS, ["review"])
+    report = check.check_serving(model, ROWS, ONE)
     assert_refused(report, "exit code 1", "RuntimeError: no kernel")
 
 
 def test_an_abort_is_told_by_its_signal(model, child):
     child("import os, sys; print('terminate called', file=sys.stderr, flush=True); os.abort()")
-    report = check.check_serving(model, ROWS, ["review"])
+    report = check.check_serving(model, ROWS, ONE)
     assert_refused(report, "ended by SIGABRT", "terminate called")
 
 
 def test_a_hang_is_ended(model, child):
     child("import time; time.sleep(60)")
     begin = time.monotonic()
-    assert_refused(check.check_serving(model, ROWS, ["review"], timeout=1), "within 1 s")
+    assert_refused(check.check_serving(model, ROWS, ONE, timeout=1), "within 1 s")
     assert time.monotonic() - begin < 20
 
 
@@ -239,7 +241,7 @@ def test_the_process_is_clean(model, child, monkeypatch):
         "         os.environ['CUDA_VISIBLE_DEVICES'], sys.flags.isolated]\n"
         "json.dump({'failures': [json.dumps(state)]}, open(sys.argv[2], 'w'))\n"
     )
-    (state,) = check.run_probe(model, ROWS, ["review"], 30)["failures"]
+    (state,) = check.run_probe(model, ROWS, ONE, 30)["failures"]
     path, switches, gpus, isolated = json.loads(state)
     assert "/nowhere/of/ours" not in path and os.getcwd() not in path
     assert switches == ["TF_CPP_MIN_LOG_LEVEL"] and gpus == "" and isolated == 1
@@ -284,7 +286,7 @@ class Checking:
         Executor().Do(
             {"model": [self.model], "examples": [self.examples]},
             {"blessing": [self.blessing]},
-            {"text_keys": '["review"]', "rows": rows},
+            {"inputs": '{"text": "review"}', "rows": rows},
         )
         return json.loads(Path(self.blessing.uri, "serving_check.json").read_text())
 
@@ -324,21 +326,21 @@ def make(**arguments) -> ServingCheck:
         "model": channel_utils.as_channel([standard_artifacts.Model()]),
         "examples": channel_utils.as_channel([standard_artifacts.Examples()]),
     }
-    return ServingCheck(**(channels | {"text_keys": ["review"]} | arguments))
+    return ServingCheck(**(channels | {"inputs": ONE} | arguments))
 
 
 def test_component_is_a_drop_in_for_infra_validator():
     component = make()
     assert component.outputs["blessing"].type is standard_artifacts.InfraBlessing
-    assert component.exec_properties == {"text_keys": '["review"]', "rows": 8}
+    assert component.exec_properties == {"inputs": '{"text": "review"}', "rows": 8}
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"text_keys": []}, r"Received: \[\]"),
-        ({"text_keys": "review"}, "Received: 'review'"),
-        ({"text_keys": ["a", "b", "c"]}, "one or two"),
+        ({"inputs": {}}, r"Received: \{\}"),
+        ({"inputs": "review"}, "Received: 'review'"),
+        ({"inputs": {"words": "review"}}, "image_bytes"),
         ({"rows": 0}, "Received: 0"),
     ],
 )

@@ -39,7 +39,7 @@ def pair_config(folder: Path, start: Path) -> Config:
             "text": ["question", "answer"],
             "label": "grade",
         },
-        model={"start": str(start), "sequence_length": 24},
+        model={"family": "bert", "start": str(start), "sequence_length": 24},
         train={"epochs": 3, "batch_size": 16, "learning_rate": 5e-3, "precision": "float32"},
         evaluate={"metrics": ["accuracy", "f1", "auc", "loss"]},
         push={"to": f"{folder}/models"},

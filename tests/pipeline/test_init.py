@@ -1,15 +1,19 @@
 """What `espalier init` proposes is a configuration that loads, and says why it is so."""
 
 import csv
+import gzip
 import random
+import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from espalier import Config, DataError
-from espalier.pipeline import preflight
+from espalier.pipeline import image_rows, preflight
 from espalier.pipeline.init import propose
 
 RNG = random.Random(0)
@@ -266,3 +270,114 @@ def test_faults_in_the_data_are_told_as_before_a_run(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     assert "no file named *.csv" in refusal(empty)
+
+
+# --- pictures -------------------------------------------------------------------------------
+
+
+def draw(folder: Path, names: Iterable[str], *shape: int, step: int = 0) -> Path:
+    """Pictures, no two alike."""
+    random = np.random.default_rng(step)
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 255, shape, dtype=np.uint8)).save(folder / name)
+    return folder
+
+
+def proposed_images(path: Path) -> tuple[Config, str]:
+    """The proposal, loaded, once its pictures have passed the check; and its text."""
+    found = propose(path)
+    file = path.parent / "job.yaml"
+    file.write_text(found, encoding="utf-8")
+    config = Config.load(file)
+    data = config.data
+    image_rows.check_images(
+        data.sources,
+        label=data.label or "label",
+        multi_label=data.multi_label,
+        on_bad_image=data.on_bad_image,
+    )
+    return config, found
+
+
+def test_class_folders_of_small_grey_pictures(tmp_path: Path) -> None:
+    names = [f"{digit}/{n}.png" for digit in range(3) for n in range(20)]
+    folder = draw(tmp_path / "Digits", names, 8, 9)
+    config, found = proposed_images(folder)
+    assert config.name == "digits"
+    assert config.data.sources == {"all": str(folder)}
+    assert (config.model.family, config.model.start) == ("resnet", "resnet20")
+    assert (config.model.size, config.model.color) == (8, "grey")
+    assert (config.train.optimizer, config.train.decay) == ("sgd", "cosine")
+    assert config.train.learning_rate == 0.1
+    assert config.train.augment.flip and config.train.augment.crop == 0.125
+    assert config.evaluate.metrics == ["accuracy", "f1"]
+    assert config.evaluate.at_least == {"accuracy": 0.34}
+    assert "60 pictures; split 8:1:1 by a hash of each picture's content" in found
+    assert "Pictures of 0: 20, 1: 20, 2: 20." in found
+    assert "Always answering 0 reaches 0.33" in found
+
+
+def test_split_folders_of_large_pictures_some_of_them_bad(tmp_path: Path) -> None:
+    names = [f"{split}/{n % 7 // 6}/{n}.jpg" for split in ("train", "val") for n in range(70)]
+    folder = draw(tmp_path / "x-rays", names, 90, 99, 3)
+    (folder / "train" / "0" / "bad.jpg").write_text("no picture")
+    config, found = proposed_images(folder)
+    assert config.data.sources == {"all": str(folder)}
+    assert config.data.on_bad_image == "skip"
+    assert (config.model.start, config.model.weights, config.model.size) == (
+        "resnet50",
+        "imagenet",
+        224,
+    )
+    assert config.model.color == "rgb"
+    assert config.train.class_weight == "balanced"
+    assert config.evaluate.metrics == ["f1", "accuracy"]
+    assert "70 + 70 pictures; separate, by their names; none for test" in found
+    assert "1 cannot be used; `fail` names them" in found
+    assert "the pictures are 99 x 90 pixels" in found
+
+
+def test_idx_files(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for split in ("train", "t10k"):
+        images = random.integers(0, 255, (40, 28, 28), dtype=np.uint8)
+        for kind, array in (("images-idx3", images), ("labels-idx1", images[:, 0, 0] % 2)):
+            head = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
+            folder = tmp_path / "fashion"
+            folder.mkdir(exist_ok=True)
+            file = folder / f"{split}-{kind}-ubyte.gz"
+            file.write_bytes(gzip.compress(head + array.tobytes(), 1))
+    config, found = proposed_images(tmp_path / "fashion")
+    assert (config.model.start, config.model.size, config.model.color) == ("resnet20", 28, "grey")
+    assert "40 + 40 pictures; separate, by their names; a tenth of train is eval" in found
+
+
+def test_tables_of_pictures(tmp_path: Path) -> None:
+    draw(tmp_path, [f"p/{n}.png" for n in range(40)], 40, 40, 3)
+    rows = {
+        "path": [f"p/{n}.png" for n in range(40)],
+        "age": [20 + n % 30 for n in range(40)],
+        "findings": [("", "a", "a|b", "b")[n % 4] for n in range(40)],
+    }
+    file = write(tmp_path / "scans.csv", rows)
+    config, found = proposed_images(file)
+    assert config.data.sources == {"all": str(file)}
+    assert (config.data.label, config.data.multi_label) == ("findings", True)
+    assert config.evaluate.metrics == ["auc", "f1"]
+    assert config.train.class_weight == "none"
+    assert "cells of the label's column hold a |" in found
+
+    folder = tmp_path / "one label"
+    draw(folder, rows["path"], 40, 40, 3, step=1)
+    write(folder / "labels.csv", {"path": rows["path"], "kind": ["x", "y"] * 20})
+    config, _ = proposed_images(folder)
+    assert config.data.sources == {"all": str(folder / "labels.csv")}
+    assert (config.data.label, config.data.multi_label) == ("kind", False)
+
+
+def test_faults_in_pictures_are_told_as_before_a_run(tmp_path: Path) -> None:
+    draw(tmp_path / "wrap", [f"images/{n % 2}/{n}.png" for n in range(40)], 8, 8)
+    assert f"Did you mean {tmp_path}/wrap/images?" in refusal(tmp_path / "wrap")
+    draw(tmp_path / "flat", ["1.png"], 8, 8)
+    assert "1 picture without a class folder" in refusal(tmp_path / "flat")

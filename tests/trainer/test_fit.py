@@ -22,13 +22,20 @@ def data(seed: int = 0, noise: bool = False) -> "tf.data.Dataset":
     y = (x[:, 0] > 0).astype("int64")
     if noise:
         y = rng.integers(0, 2, size=y.shape)
-    return tf.data.Dataset.from_tensor_slices(({"x": x}, y)).batch(16)
+    labels = np.eye(2, dtype="float32")[y]
+    return tf.data.Dataset.from_tensor_slices(({"x": x}, labels)).batch(16)
 
 
 def model() -> Any:
     keras.utils.set_random_seed(1)
     x = keras.Input((4,), name="x")
     return keras.Model({"x": x}, keras.layers.Dense(2)(keras.layers.Dense(8, "relu")(x)))
+
+
+def freeze(built: Any, parts: Any) -> None:
+    """All but the last layer for "all", nothing for 0."""
+    for layer in built.layers[:-1]:
+        layer.trainable = parts == 0
 
 
 @pytest.fixture
@@ -38,6 +45,7 @@ def train(tmp_path: Path) -> Callable[..., tuple[Any, State]]:
         state = fit(
             built, lambda epoch: data(epoch), evaluation or data(99), settings,
             steps_per_epoch=STEPS, state_dir=tmp_path / "state", log_dir=str(tmp_path / "logs"),
+            freeze=freeze,
         )  # fmt: skip
         return built, state
 
@@ -76,6 +84,7 @@ def test_a_killed_training_resumes_to_the_same_weights(
     whole = fit(
         (undisturbed := model()), data, data(99), settings,
         steps_per_epoch=STEPS, state_dir=tmp_path / "other", log_dir=str(tmp_path / "other-logs"),
+        freeze=freeze,
     )  # fmt: skip
 
     class Killed(Exception):
@@ -90,6 +99,7 @@ def test_a_killed_training_resumes_to_the_same_weights(
         fit(
             model(), until_third, data(99), settings,
             steps_per_epoch=STEPS, state_dir=tmp_path / "state", log_dir=str(tmp_path / "logs"),
+            freeze=freeze,
         )  # fmt: skip
     assert State.load(tmp_path / "state").epoch == 2
     resumed, state = train(settings)

@@ -25,7 +25,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
         "token_ids": tf.io.FixedLenFeature([LENGTH], tf.int64),
         "label": tf.io.FixedLenFeature([], tf.int64),
     }
-    return Source([str(path)], spec, ["token_ids"])
+    return Source([str(path)], spec, 3, ["token_ids"])
 
 
 def _example(ids: Any, label: int) -> bytes:
@@ -69,11 +69,12 @@ def test_a_seed_fixes_the_order_and_another_changes_it(source: Source) -> None:
 def test_labels_stay_with_their_rows(source: Source) -> None:
     for features, labels in batches(source, 16, shuffle_seed=2):
         rows = features["token_ids"].numpy()[:, 0] - 1
-        assert (rows % 3 == labels.numpy()).all()
+        assert (rows % 3 == labels.numpy().argmax(axis=1)).all()
+        assert (labels.numpy().sum(axis=1) == 1).all()
 
 
 def test_label_counts(source: Source) -> None:
-    assert label_counts(source) == {0: 68, 1: 68, 2: 67}
+    assert label_counts(source) == (203, {0: 68, 1: 68, 2: 67})
 
 
 def test_files_are_read_in_a_fixed_order(source: Source, tmp_path: Path) -> None:
@@ -82,6 +83,6 @@ def test_files_are_read_in_a_fixed_order(source: Source, tmp_path: Path) -> None
     names = [str(tmp_path / name) for name in ("b.gz", "a.gz")]
     for name in names:
         shutil.copy(source.files[0], name)
-    twice = Source(names, source.spec, source.sequence)
-    turned = Source(names[::-1], source.spec, source.sequence)
+    twice = Source(names, source.spec, 3, source.sequence)
+    turned = Source(names[::-1], source.spec, 3, source.sequence)
     assert _rows(batches(twice, 16)) == _rows(batches(turned, 16))

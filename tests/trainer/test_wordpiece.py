@@ -13,6 +13,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from espalier.trainer import wordpiece
 from espalier.trainer.families import bert
+from espalier.trainer.input import Source
 
 # TF Text's ops that TensorFlow Serving 2.13 to 2.19 does not know (it embeds TF Text 2.12.1).
 FORBIDDEN = {"TFText>RoundRobinTrim", "TFText>RoundRobinGenerateMasks", "TFText>Utf8Binarize"}
@@ -154,7 +155,10 @@ def test_serving_sees_what_training_saw(
     assert ids.dtype == segments.dtype == np.int64
     assert ids[:, 0].tolist() == [2, 2, 2] and (ids == 3).sum(axis=1).tolist() == [2, 2, 2]
     assert (segments[ids == 0] == 0).all()
-    size = bert.vocabulary_size(settings, output)
+    source = Source([], output.transformed_feature_spec(), 2, transform=output)
+    found = bert.learned(settings, source)
+    size = found.vocabulary_size
+    assert found.pair
     assert ids.max() < size
     if not learned:
         assert size == len((small_bert / "vocab.txt").read_text().splitlines())

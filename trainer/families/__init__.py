@@ -1,7 +1,8 @@
 """Model families: one module each, listed by what lies in this folder.
 
 A family's module can be imported without TensorFlow. Besides `Settings` it holds `check`,
-`fingerprint`, `preprocess`, `vocabulary_size`, `build` and `freeze`; `bert.py` documents them.
+`fingerprint`, `depth`, `pixel_shapes`, `preprocess`, `learned`, `build` and `freeze`;
+docs/add-a-family.md documents them, `bert.py` and `resnet.py` are the patterns.
 """
 
 import difflib

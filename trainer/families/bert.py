@@ -5,12 +5,13 @@ that each can be frozen, pruned, quantized or cloned by itself. Weights come fro
 folder, from a Keras preset, or are drawn anew.
 
 This module is the pattern for a family. It can be imported without TensorFlow and holds
-`FEATURE_KIND`, `SEQUENCE_FEATURES`, `Settings`, `check`, `fingerprint`, `preprocess`,
-`vocabulary_size`, `build` and `freeze`.
+`FEATURE_KIND`, `SEQUENCE_FEATURES`, `Settings`, `check`, `fingerprint`, `depth`, `pixel_shapes`,
+`preprocess`, `learned`, `build` and `freeze`.
 """
 
 import hashlib
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -27,7 +28,6 @@ from ._bert_checkpoint import (
 
 if TYPE_CHECKING:
     import tensorflow as tf
-    import tensorflow_transform as tft
     import tf_keras as keras
 
 FEATURE_KIND = "text"
@@ -107,6 +107,16 @@ def fingerprint(settings: Settings) -> str:
     return checkpoints.digest(folder)
 
 
+def depth(settings: Settings) -> int:
+    """Return how many parts `train.freeze` can count: the transformer's layers."""
+    return _plan(settings).layers
+
+
+def pixel_shapes(settings: Settings) -> dict[str, tuple[int, int, int]]:
+    """Return the shapes of the features that hold pixels: there are none."""
+    return {}
+
+
 def preprocess(inputs: "dict[str, tf.Tensor]", settings: Settings) -> "dict[str, tf.Tensor]":
     """Turn texts into token ids, in the Transform graph.
 
@@ -129,15 +139,24 @@ def preprocess(inputs: "dict[str, tf.Tensor]", settings: Settings) -> "dict[str,
     )
 
 
-def vocabulary_size(settings: Settings, transform_output: "tft.TFTransformOutput") -> int:
-    """Return the height of the token embedding: the checkpoint's, or the learned vocabulary's."""
+@dataclass(frozen=True)
+class Learned:
+    """What the data decides: the height of the token embedding, and whether rows are pairs."""
+
+    vocabulary_size: int
+    pair: bool = False
+
+
+def learned(settings: Settings, source: Any) -> Learned:
+    """Return the vocabulary's size (the checkpoint's, or the learned one's), and pairs or not."""
     plan = _plan(settings)
-    if plan.folder is not None:
-        return plan.vocabulary
-    return wordpiece.vocabulary_size(transform_output.transform_savedmodel_dir)
+    size = plan.vocabulary
+    if plan.folder is None:
+        size = wordpiece.vocabulary_size(source.transform.transform_savedmodel_dir)
+    return Learned(size, "segment_ids" in source.spec)
 
 
-def build(settings: Settings, num_classes: int, vocabulary_size: int, pair: bool) -> "keras.Model":
+def build(settings: Settings, num_classes: int, learned: Learned) -> "keras.Model":
     """Return the classifier, with the checkpoint's weights where there is one.
 
     Inputs: token_ids int32 [B, T] and for pairs segment_ids int32 [B, T], with any T up to
@@ -147,12 +166,10 @@ def build(settings: Settings, num_classes: int, vocabulary_size: int, pair: bool
     import tensorflow as tf
 
     # AutoGraph would rewrite keras-nlp's layers for eight seconds, to no other effect.
-    return tf.autograph.experimental.do_not_convert(_build)(
-        settings, num_classes, vocabulary_size, pair
-    )
+    return tf.autograph.experimental.do_not_convert(_build)(settings, num_classes, learned)
 
 
-def _build(settings: Settings, num_classes: int, vocabulary_size: int, pair: bool) -> "keras.Model":
+def _build(settings: Settings, num_classes: int, learned: Learned) -> "keras.Model":
     import keras_nlp
     import tensorflow as tf
     import tf_keras as keras
@@ -162,12 +179,12 @@ def _build(settings: Settings, num_classes: int, vocabulary_size: int, pair: boo
             "keras-nlp runs on Keras 3, and Keras 2 is needed. Set TF_USE_LEGACY_KERAS=1 before "
             "TensorFlow is imported; `import espalier` does so when it comes first."
         )
-    plan = _plan(settings)
+    plan, pair = _plan(settings), learned.pair
     if pair and plan.segments < 2:
         raise CheckpointError(f"{settings.start} knows one text a row; data.text names two.")
 
     # === Layers ===
-    layers = _encoder_layers(plan, vocabulary_size, settings.dropout)
+    layers = _encoder_layers(plan, learned.vocabulary_size, settings.dropout)
     # The mean over the real tokens, as all-MiniLM was trained: it serves every BERT and needs no
     # pooler, which many checkpoints lack. SST-2 test accuracy after one epoch at 1e-4: the mean
     # 0.884, the start token 0.884, its pooler 0.879, a new pooler 0.880; apart by chance alone.
@@ -252,21 +269,14 @@ def _initializer() -> "keras.initializers.Initializer":
 
 
 def freeze(model: "keras.Model", freeze: int | Literal["all"]) -> None:
-    """Keep weights as they are: 0 none, n the embeddings and the first n layers, all but the head.
-
-    Raises ConfigError if the model has fewer layers.
-    """
+    """Keep weights as they are: 0 none, n the embeddings and n layers, all but the head."""
     encoders = [layer for layer in model.layers if layer.name.startswith("transformer_layer_")]
+    embeddings = [layer for layer in model.layers if "embedding" in layer.name]
+    for layer in model.layers:
+        layer.trainable = True
     count = len(encoders) if freeze == "all" else freeze
-    if count > len(encoders):
-        raise ConfigError(
-            f"train.freeze is {count}, and the model has {len(encoders)} layers. Give at most "
-            f"{len(encoders)}, or all."
-        )
-    if count:
-        embeddings = [layer for layer in model.layers if "embedding" in layer.name]
-        for layer in embeddings + encoders[:count]:
-            layer.trainable = False
+    for layer in [*embeddings, *encoders[:count]] if count else []:
+        layer.trainable = False
 
 
 def _plan(settings: Settings, progress: checkpoints.Progress | None = None) -> Plan:

@@ -1,12 +1,13 @@
 """What is wrong with the user's rows, gathered over all files and said at once."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import DataError
 
+LONGEST_LABEL = 200  # characters
 _LINES_SHOWN, _FAULTS_SHOWN = 5, 10
 
 
@@ -79,3 +80,14 @@ class Faults:
             shown = ", ".join(map(str, fault.lines))
             often = f" ({fault.count:,} rows: {self.unit}s {shown}{more})"
         return f"{place}: {fault.what}{often}. {fault.advice}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """The names in quotes, the first twenty of them."""
+    shown = ", ".join(map(repr, names[:20]))
+    return f"{shown}, ..." if len(names) > 20 else shown
+
+
+def counted(count: int, what: str) -> str:
+    """`1 picture`, `2,000 pictures`."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"

@@ -1,0 +1,326 @@
+"""What all image families share: the decoding graph, normalisation, the head, what is frozen.
+
+The Transform graph turns encoded bytes into pixels of one size, once; they are kept as bytes
+(uint8), a quarter of what float32 takes. Normalisation is the model's first layer, so training
+and serving cannot disagree about it. This module can be imported without TensorFlow.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..errors import ConfigError
+from . import keras_weights
+
+if TYPE_CHECKING:
+    import numpy as np
+    import tensorflow as tf
+    import tf_keras as keras
+
+FEATURE = "image"
+# Larger pictures are refused, in the data and in requests: a small file can unfold to gigabytes.
+MAX_PIXELS = 50_000_000
+# Keras' own 0.99 needs hundreds of steps to reach the data's mean and variance: with few, a
+# model that fits its training rows guesses in evaluation.
+_MOMENTUM = 0.9
+
+Side = Annotated[int, Field(ge=8, le=4096)]
+
+
+class ImageSettings(BaseModel):
+    """The keys of `model:` that every image family has."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    size: Side | Annotated[list[Side], Field(min_length=2, max_length=2)] | None = Field(
+        None,
+        description="Pixels that every picture is resized to: a side, or [height, width]; null is "
+        "the family's own.",
+    )
+    keep_aspect: bool = Field(
+        False, description="true fills up with black what is missing, false stretches."
+    )
+    color: Literal["rgb", "grey"] = Field(
+        "rgb",
+        description="Channels of the model: three (a grey picture has three alike), or one.",
+    )
+    normalize: Literal["family", "data"] = Field(
+        "family",
+        description="family: as the family's published weights expect it; data: by the mean and "
+        "standard deviation of each channel over the training pictures.",
+    )
+    weights: str | None = Field(
+        None,
+        description="What training starts from: imagenet (fetched once), or a local .h5 or .keras "
+        "file of the same architecture; its head is left out. null draws weights anew.",
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="Share of features dropped in training.")
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The pixels a model takes: height, width, channels."""
+
+    height: int
+    width: int
+    channels: int
+
+    @classmethod
+    def of(cls, settings: ImageSettings, default: int) -> "Geometry":
+        """From the settings; `default` is the family's own side."""
+        size = settings.size or default
+        height, width = (size, size) if isinstance(size, int) else size
+        return cls(height, width, 1 if settings.color == "grey" else 3)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(height, width, channels)."""
+        return self.height, self.width, self.channels
+
+    @property
+    def bytes(self) -> int:
+        """The length of one picture's pixels."""
+        return self.height * self.width * self.channels
+
+
+def check(settings: ImageSettings, geometry: Geometry, smallest: int) -> None:
+    """Raise ConfigError for settings that do not go together."""
+    if min(geometry.height, geometry.width) < smallest:
+        raise ConfigError(
+            f"model.size is {geometry.height} x {geometry.width}, and this model needs "
+            f"{smallest} x {smallest} at least. Give a larger size (small pictures are enlarged), "
+            f"or start from resnet20, which takes small ones."
+        )
+    if settings.weights != keras_weights.IMAGENET:
+        return
+    if settings.color == "grey":
+        raise ConfigError(
+            "model.color is grey, and ImageNet's weights have three channels. Leave color out: "
+            "grey pictures are then given three channels that are alike."
+        )
+    if settings.normalize == "data":
+        raise ConfigError(
+            "model.normalize is data, and ImageNet's weights expect the family's normalisation. "
+            "Leave normalize out."
+        )
+
+
+def fingerprint(
+    settings: ImageSettings, name: str, imagenet: keras_weights.Published | None
+) -> str:
+    """Return a SHA-256 (hex) of what training starts from: a weights file, or an architecture."""
+    if settings.weights is None:
+        return hashlib.sha256(name.encode()).hexdigest()
+    return keras_weights.digest(keras_weights.resolve(settings.weights, imagenet))
+
+
+# --- in the Transform graph -------------------------------------------------------------------
+
+
+def preprocess(
+    contents: "tf.Tensor", geometry: Geometry, keep_aspect: bool
+) -> "dict[str, tf.Tensor]":
+    """Decode and resize encoded pictures, in the Transform graph.
+
+    contents: string [B], each JPEG, PNG, GIF (the first frame) or BMP. Returns `image`: string
+    [B], the pixels' bytes (uint8, height x width x channels, row by row). What is no picture, or
+    has more than MAX_PIXELS, is an InvalidArgumentError, which TensorFlow Serving answers with
+    INVALID_ARGUMENT.
+    """
+    import tensorflow as tf
+
+    def one(data: "tf.Tensor") -> "tf.Tensor":
+        image = decode(_guarded(data), geometry.channels)
+        return tf.io.serialize_tensor(_resize(image, geometry, keep_aspect))
+
+    packed = tf.map_fn(one, contents, fn_output_signature=tf.string)
+    # A serialized tensor ends with its content; the header before it says the same in each row.
+    return {FEATURE: tf.strings.substr(packed, -geometry.bytes, geometry.bytes)}
+
+
+def decode(data: "tf.Tensor", channels: int) -> "tf.Tensor":
+    """One encoded picture, string [], as uint8 [height, width, channels]; no EXIF turning."""
+    import tensorflow as tf
+
+    def bitmap() -> "tf.Tensor":
+        # DecodeImage does not convert a bitmap's channels: one, three or four as the file has.
+        image = tf.image.decode_bmp(data)
+        return tf.cond(
+            tf.shape(image)[2] == 1,
+            lambda: tf.repeat(image[:, :, :1], 3, axis=2),
+            lambda: image[:, :, :3],
+        )
+
+    def other() -> "tf.Tensor":
+        return tf.io.decode_image(data, channels=3, expand_animations=False)
+
+    image = tf.cond(tf.strings.substr(data, 0, 2) == b"BM", bitmap, other)
+    image = tf.ensure_shape(image, [None, None, 3])
+    return tf.image.rgb_to_grayscale(image) if channels == 1 else image
+
+
+def _guarded(data: "tf.Tensor") -> "tf.Tensor":
+    """The same bytes, after a look at the size that their header claims."""
+    import tensorflow as tf
+
+    height, width = _claimed_size(data)
+    small = tf.debugging.Assert(
+        tf.logical_and(height * width <= MAX_PIXELS, tf.maximum(height, width) <= MAX_PIXELS),
+        [f"image_bytes: more than {MAX_PIXELS} pixels; height and width are", height, width],
+    )
+    with tf.control_dependencies([small]):
+        return tf.identity(data)
+
+
+def _claimed_size(data: "tf.Tensor") -> "tuple[tf.Tensor, tf.Tensor]":
+    """(height, width) int64 by the header of a PNG, GIF, BMP or JPEG; 0, 0 for anything else."""
+    import tensorflow as tf
+
+    start = tf.strings.substr(data, 0, 26)
+    padded = tf.strings.substr(tf.strings.join([start, b"\0" * 26]), 0, 26)
+    head = tf.cast(tf.io.decode_raw(padded, tf.uint8), tf.int64)  # [26]
+
+    def number(place: int, length: int, big_endian: bool = False) -> "tf.Tensor":
+        powers = [256**i for i in range(length)]
+        weights = tf.constant(powers[::-1] if big_endian else powers, tf.int64)
+        return tf.reduce_sum(head[place : place + length] * weights)
+
+    def bitmap_side(place: int) -> "tf.Tensor":
+        side = number(place, 4)  # a negative height says that the rows go down
+        return tf.where(side >= 2**31, 2**32 - side, side)
+
+    def jpeg() -> "tuple[tf.Tensor, tf.Tensor]":
+        shape = tf.image.extract_jpeg_shape(data, tf.int64)
+        return shape[0], shape[1]
+
+    zero = tf.constant(0, tf.int64)
+
+    def begins(mark: bytes) -> "tf.Tensor":
+        return tf.strings.substr(padded, 0, len(mark)) == mark
+
+    return tf.case(
+        [
+            (begins(b"\x89PNG"), lambda: (number(20, 4, True), number(16, 4, True))),
+            (begins(b"GIF8"), lambda: (number(8, 2), number(6, 2))),
+            (begins(b"BM"), lambda: (bitmap_side(22), bitmap_side(18))),
+            (begins(b"\xff\xd8\xff"), jpeg),
+        ],
+        default=lambda: (zero, zero),
+        exclusive=False,
+    )
+
+
+def _resize(image: "tf.Tensor", geometry: Geometry, keep_aspect: bool) -> "tf.Tensor":
+    import tensorflow as tf
+
+    size = (geometry.height, geometry.width)
+
+    def resized() -> "tf.Tensor":
+        if keep_aspect:
+            floats = tf.image.resize_with_pad(image, *size, antialias=True)
+        else:
+            floats = tf.image.resize(image, size, antialias=True)
+        return tf.cast(tf.clip_by_value(tf.round(floats), 0, 255), tf.uint8)
+
+    same = tf.reduce_all(tf.shape(image)[:2] == tf.constant(size))
+    return tf.ensure_shape(tf.cond(same, lambda: image, resized), geometry.shape)
+
+
+def undecodable(files: Sequence[str], most: int = 5) -> list[tuple[str, str]]:
+    """(path, reason) of pictures in raw Examples that TensorFlow cannot decode, the first few.
+
+    The look at headers before a run finds all but a few kinds of damage; this decodes everything
+    and is for the run that failed.
+    """
+    import tensorflow as tf
+
+    found = []
+    for record in tf.data.TFRecordDataset(list(files), "GZIP").as_numpy_iterator():
+        features = tf.train.Example.FromString(record).features.feature
+        try:
+            decode(features[FEATURE].bytes_list.value[0], 3)
+        except tf.errors.OpError as error:
+            reason = error.message.split("\n")[0].split("}} ")[-1].split(" [Op:")[0]
+            found.append((features["path"].bytes_list.value[0].decode(), reason))
+            if len(found) == most:
+                break
+    return found
+
+
+# --- the model --------------------------------------------------------------------------------
+
+
+def statistics(batches: "tf.data.Dataset") -> "tuple[list[float], list[float]]":
+    """Mean and standard deviation of each channel, over batches of pixels [B, H, W, C]."""
+    import numpy as np
+
+    count, total, squares = 0, np.zeros(1), np.zeros(1)
+    for batch in batches.as_numpy_iterator():
+        pixels: np.ndarray = batch.reshape(-1, batch.shape[-1]).astype(np.float64)
+        count += len(pixels)
+        total = total + pixels.sum(axis=0)
+        squares = squares + np.square(pixels).sum(axis=0)
+    mean = total / count
+    deviation = np.sqrt(np.maximum(squares / count - np.square(mean), 1.0))
+    return mean.tolist(), deviation.tolist()
+
+
+def classifier(
+    geometry: Geometry,
+    num_classes: int,
+    normalization: "Callable[[keras.KerasTensor], keras.KerasTensor] | tuple[list[float], ...]",
+    backbone: "Callable[[keras.KerasTensor], keras.KerasTensor]",
+    dropout: float,
+    weights: "Sequence[list[np.ndarray]] | None" = None,
+) -> "keras.Model":
+    """A flat classifier around a backbone.
+
+    Input `image`: float32 [B, H, W, C], pixels of 0 to 255. Output: logits float32
+    [B, num_classes], under any precision policy. `normalization` is a function, or the mean and
+    the standard deviation of each channel; `weights` are those of the backbone's layers in their
+    order.
+    """
+    import tf_keras as keras
+
+    # === Layers ===
+    pooling = keras.layers.GlobalAveragePooling2D(name="pooling", dtype="float32")
+    drop = keras.layers.Dropout(dropout, name="head_dropout", dtype="float32")
+    logits = keras.layers.Dense(num_classes, name="logits", dtype="float32")
+
+    # === Functional model ===
+    image = keras.Input(geometry.shape, name=FEATURE, dtype="float32")
+    if isinstance(normalization, tuple):
+        mean, deviation = normalization
+        scale = [1 / value for value in deviation]
+        offset = [-m / d for m, d in zip(mean, deviation, strict=True)]
+        normalize = keras.layers.Rescaling(scale, offset, name="normalization", dtype="float32")
+        x = normalize(image)
+    else:
+        x = normalization(image)
+    features = backbone(x)  # (B, h, w, F)
+    model = keras.Model(image, logits(drop(pooling(features))), name="image_classifier")
+
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = _MOMENTUM
+
+    # === Weights ===
+    if weights is not None:
+        keras_weights.assign(keras.Model(image, features), weights)
+    return keras.Model({FEATURE: image}, model.output, name="image_classifier")
+
+
+def freeze(model: "keras.Model", freeze: int | Literal["all"], stage_ends: Sequence[str]) -> None:
+    """Keep weights as they are: 0 none, n up to the end of stage n, all but the head."""
+    for layer in model.layers:
+        layer.trainable = True
+    if freeze == 0:
+        return
+    names = [layer.name for layer in model.layers]
+    last = "logits" if freeze == "all" else stage_ends[freeze - 1]
+    end = names.index(last) + (freeze != "all")
+    for layer in model.layers[:end]:
+        layer.trainable = False
