@@ -90,10 +90,11 @@ def run(folder: str, texts: list[str], rows: int, length: int) -> dict[str, np.n
     import tf_keras as keras
 
     from espalier.trainer.families import bert
+    from espalier.trainer.input import Source
 
     settings = bert.Settings(start=folder, sequence_length=length)
     ids = bert.preprocess({"text": tf.constant(texts)}, settings)["token_ids"].numpy()
-    model = bert.build(settings, 2, bert.vocabulary_size(settings, None), pair=False)
+    model = bert.build(settings, 2, bert.learned(settings, Source([], {}, 2)))
     count = sum(layer.name.startswith("transformer_layer_") for layer in model.layers)
     names = ["embeddings_layer_norm", *(f"transformer_layer_{index}" for index in range(count))]
     states = keras.Model(model.inputs, [model.get_layer(name).output for name in names])

@@ -90,8 +90,7 @@ def finetune(args: argparse.Namespace) -> dict[str, Any]:
         steps = -(-rows // args.batch_size)
         times = StepTimes(args.max_steps)
         with hardware.precision(args.precision):
-            size = family.vocabulary_size(settings, None)  # the checkpoint brings its own
-            model = family.build(settings, len(names), size, False)
+            model = family.build(settings, len(names), family.learned(settings, train))
 
         def data(epoch: int) -> tf.data.Dataset:
             return batches(train, args.batch_size, shuffle_seed=epoch + 1, group=group)
@@ -124,7 +123,7 @@ def _fit_timed(
     model.fit = lambda *a, callbacks, **k: plain(*a, callbacks=[*callbacks, times], **k)
     fit(
         model, data, evaluation, settings, steps_per_epoch=steps,
-        state_dir=folder / "state", log_dir=str(folder / "logs"),
+        state_dir=folder / "state", log_dir=str(folder / "logs"), freeze=lambda model, parts: None,
     )  # fmt: skip
 
 
@@ -143,7 +142,7 @@ def write(
         "token_ids": tf.io.FixedLenFeature([settings.sequence_length], tf.int64),
         "label": tf.io.FixedLenFeature([], tf.int64),
     }
-    return Source([to], spec, ["token_ids"])
+    return Source([to], spec, len(names), ["token_ids"])
 
 
 def _example(ids: np.ndarray, label: int) -> bytes:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     import tf_keras as keras
 
 
+WEIGHTS = "weights.h5"
+
+
 def run_fn(fn_args: Any) -> None:
     """Train and export; `espalier.trainer.run.run_fn` is the module path TFX's Trainer calls.
 
@@ -69,12 +72,14 @@ def run_fn(fn_args: Any) -> None:
     served.set_weights(model.get_weights())
     export(
         served, output, job.labels,
-        Columns(config["inputs"], config["label"], job.source([]).pixel_shapes),
+        Columns(config["inputs"], config["label"], source.pixel_shapes),
         fn_args.serving_model_dir,
         {"model": config["model"], "checkpoint": config["checkpoint"]},
         multi_label=config["multi_label"],
     )  # fmt: skip
     _keep_history(state, fn_args.model_run_dir)
+    if source.pixel_shapes:  # what another training can start from, by model.weights
+        served.save_weights(os.path.join(fn_args.model_run_dir, WEIGHTS))
     shutil.rmtree(state_dir)
 
 
