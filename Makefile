@@ -1,8 +1,12 @@
 # Every target sets up what it needs; a set-up that is done costs no time.
-.PHONY: run test lint format lock setup clean
+.PHONY: run digits test lint format lock setup clean
 
 run: setup  ## customise the open model minilm on the sample reviews
 	.venv/bin/espalier run examples/reviews.yaml
+
+digits: setup  ## train ResNet-20 on handwritten digits
+	.venv/bin/python examples/digits/generate.py
+	.venv/bin/espalier run examples/digits.yaml
 
 test: setup
 	.venv/bin/python -m pytest -q

@@ -345,7 +345,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
 
 def _sentences(error: ValidationError, where: str, tree: Any) -> list[str]:
     lines: dict[str, None] = {}
-    faults = [(_key_path(fault["loc"]), fault) for fault in error.errors()]
+    faults = [(_key_path(fault["loc"], fault["type"]), fault) for fault in error.errors()]
     for path, fault in faults:
         if any(len(other) > len(path) and other[: len(path)] == path for other, _ in faults):
             continue  # a union's other branch: the deeper fault says more
@@ -355,8 +355,10 @@ def _sentences(error: ValidationError, where: str, tree: Any) -> list[str]:
     return list(lines)
 
 
-def _key_path(loc: Sequence[Any]) -> list[Any]:
+def _key_path(loc: Sequence[Any], kind: str) -> list[Any]:
     """The location without pydantic's own markers for the branch of a union."""
+    if kind.startswith("union_tag"):
+        return [*loc, "family"]
     families_, markers = set(families.names()), {"str", "int", "SplitPaths", "constrained-int"}
     return [
         part
@@ -389,12 +391,12 @@ def _reason(fault: Any) -> str:
     if kind == "missing":
         return "missing; it has no default."
     if kind == "union_tag_not_found":
-        return f"`family` is missing; the families are: {', '.join(families.names())}."
+        return f"missing; the families are: {', '.join(families.names())}."
     if kind == "union_tag_invalid":
         near = difflib.get_close_matches(str(fault["ctx"]["tag"]), families.names(), 1)
         hint = f"did you mean {near[0]}? " if near else ""
         names = ", ".join(families.names())
-        return f"family {fault['ctx']['tag']!r} is not known; {hint}The families are: {names}."
+        return f"{fault['ctx']['tag']!r} is not known; {hint}the families are: {names}."
     message = fault["msg"].removeprefix("Value error, ").replace("Input should", "should")
     return f"{message}; found {fault['input']!r}" if kind != "value_error" else message
 

@@ -118,14 +118,13 @@ def fit(
 
 
 def _restored(model: Any, state: State, folder: Path) -> "tf.train.CheckpointManager":
-    """Go on from the last whole epoch; an earlier stage's optimizer is of no use."""
+    """Go on from this stage's last whole epoch. A stage that only begins has the model of the one
+    before it, and an optimizer of its own."""
     import tensorflow as tf
 
     checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
     if state.checkpoint and state.epoch > state.stage_begin:
         checkpoint.restore(state.checkpoint)
-    elif state.checkpoint:
-        tf.train.Checkpoint(model=model).restore(state.checkpoint).expect_partial()
     # Each stage counts its checkpoints from 1: a name of its own, or it would write over others.
     return tf.train.CheckpointManager(
         checkpoint, str(folder), max_to_keep=2, checkpoint_name=f"stage-{state.stage}"

@@ -38,7 +38,7 @@ class ImageSettings(BaseModel):
     size: Side | Annotated[list[Side], Field(min_length=2, max_length=2)] | None = Field(
         None,
         description="Pixels that every picture is resized to: a side, or [height, width]; null is "
-        "the family's own.",
+        "the family's own (resnet20 to 110: 32, other ResNets 224, Inception 299).",
     )
     keep_aspect: bool = Field(
         False, description="true fills up with black what is missing, false stretches."
@@ -49,8 +49,9 @@ class ImageSettings(BaseModel):
     )
     normalize: Literal["family", "data"] = Field(
         "family",
-        description="family: as the family's published weights expect it; data: by the mean and "
-        "standard deviation of each channel over the training pictures.",
+        description="family: as the family's published weights expect it (resnet20 to 110 have "
+        "none: by the data); data: by the mean and standard deviation of each channel over the "
+        "training pictures.",
     )
     weights: str | None = Field(
         None,

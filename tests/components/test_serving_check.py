@@ -347,3 +347,74 @@ def test_component_is_a_drop_in_for_infra_validator():
 def test_component_refuses_bad_arguments_at_construction(arguments, words):
     with pytest.raises(ConfigError, match=words):
         make(**arguments)
+
+
+class Lenient(tf.Module):
+    """Takes bytes for a picture, whatever they are, unless it is told to look."""
+
+    def __init__(self, strict: bool, scores: list[float]) -> None:
+        super().__init__()
+        self.strict, self.scores = strict, tf.Variable(scores)
+
+    def answer(self, data: tf.Tensor) -> dict[str, tf.Tensor]:
+        if self.strict:
+            decode = lambda one: tf.cast(tf.size(tf.io.decode_image(one)), tf.int32)  # noqa: E731
+            sizes = tf.map_fn(decode, data, fn_output_signature=tf.int32)
+        else:
+            sizes = tf.strings.length(data)
+        scores = self.scores + 0.0 * tf.cast(sizes, tf.float32)[:, None]
+        return {"scores": scores, "label": tf.fill([tf.shape(data)[0]], "")}
+
+
+def picture_model(folder: str, strict: bool = True, scores: tuple[float, ...] = (0.9, 0.8)) -> str:
+    module = Lenient(strict, list(scores))
+    strings = tf.TensorSpec([None], tf.string)
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
+    def serving_default(image_bytes):
+        return module.answer(image_bytes)
+
+    @tf.function(input_signature=[strings])
+    def serve_examples(examples):
+        spec = {"image": tf.io.FixedLenFeature([], tf.string)}
+        return module.answer(tf.io.parse_example(examples, spec)["image"])
+
+    signatures = {"serving_default": serving_default, "serve_examples": serve_examples}
+    tf.saved_model.save(module, folder, signatures=signatures)
+    return folder
+
+
+def picture_row() -> bytes:
+    example = tf.train.Example()
+    pixels = tf.io.encode_png(tf.zeros([2, 2, 3], tf.uint8)).numpy()
+    for name, value in (("image", pixels), ("path", b"cat/1.png")):
+        example.features.feature[name].bytes_list.value.append(value)
+    return example.SerializeToString()
+
+
+def ask(model: str, multi_label: bool) -> dict:
+    rows = [base64.b64encode(picture_row()).decode()]
+    inputs = {"image_bytes": "image"}
+    request = {"model": model, "rows": rows, "inputs": inputs, "multi_label": multi_label}
+    return probe.outcome(request, probe.LIBRARIES)
+
+
+def test_pictures_are_sent_and_named_by_their_path(tmp_path):
+    answered = ask(picture_model(str(tmp_path / "m")), multi_label=True)
+    assert answered["failures"] == []
+    (prediction,) = answered["predictions"]
+    assert prediction["text"] == "cat/1.png"
+    assert prediction["score"] == pytest.approx(0.9)
+
+
+def test_a_model_that_answers_what_is_no_picture_is_refused(tmp_path):
+    (failure,) = ask(picture_model(str(tmp_path / "m"), strict=False), True)["failures"]
+    assert "answered as if it were a picture" in failure
+
+
+def test_scores_are_held_to_the_kind_of_head(tmp_path):
+    (failure,) = ask(picture_model(str(tmp_path / "one")), multi_label=False)["failures"]
+    assert "not a softmax" in failure
+    beyond = picture_model(str(tmp_path / "two"), scores=(1.2, 0.1))
+    (failure,) = ask(beyond, multi_label=True)["failures"]
+    assert "do not lie between 0 and 1" in failure

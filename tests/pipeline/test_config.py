@@ -49,7 +49,7 @@ def test_a_file_and_its_defaults(tmp_path: Path) -> None:
     assert config.name == "reviews"
     assert config.data.texts == ["text"]
     assert (config.data.format, config.data.sources) == ("csv", {"all": "reviews.csv"})
-    assert config.data.splits == ["train", "eval", "test"]
+    assert config.data.inputs == {"text": "text"}
     assert config.train.learning_rate == 3e-4  # YAML 1.1 would read a string
     assert config.train.batch_size == 32
     assert config.push.keep == 5
@@ -62,7 +62,6 @@ def test_separate_files_for_splits(tmp_path: Path) -> None:
     data = load(tmp_path, text).data
     assert data.format == "parquet"
     assert data.sources == {"train": "a.parquet", "eval": "b.parquet"}
-    assert data.splits == ["train", "eval"]
 
 
 def test_plain_python_is_the_same_as_a_file(tmp_path: Path) -> None:
@@ -134,12 +133,45 @@ FAULTS: dict[str, tuple[tuple[str, str], str]] = {
     "another version": (("version: 1", "version: 2"), "job.yaml:1: version: should be 1; found 2"),
     "another family": (
         ("family: bert", "family: brt"),
-        "job.yaml:8: model.family: should be 'bert'",
+        "job.yaml:8: model.family: 'brt' is not known; did you mean bert? the families are: bert, "
+        "inception, resnet.",
+    ),
+    "no family": (
+        ("  family: bert\n", ""),
+        "job.yaml:7: model.family: missing; the families are: bert, inception, resnet.",
+    ),
+    "a family of pictures for texts": (
+        ("family: bert\n  start: tiny\n  sequence_length: 32", "family: inception"),
+        "job.yaml: (top): model.family inception does not read data.csv; families that do: bert",
+    ),
+    "texts augmented": (
+        ("epochs: 2", "augment: {flip: true}"),
+        "job.yaml: (top): train.augment is for images",
+    ),
+    "an unknown key in a stage": (
+        ("epochs: 2", "stages: [{epochs: 1, freze: all}]"),
+        "job.yaml:12: train.stages.0.freze: unknown key 'freze'; did you mean freeze?",
+    ),
+    "a text's column for pictures": (
+        ("csv: reviews.csv", "images: pictures"),
+        "job.yaml:3: data: `text` names a column of csv, parquet or tfrecord, not of images",
+    ),
+    "no text": (
+        ("  text: text\n", ""),
+        "job.yaml:3: data: `text` is missing: the name of a column in csv",
+    ),
+    "several labels for texts": (
+        ("label: label", "label: label\n  multi_label: true"),
+        "job.yaml:3: data: `multi_label` and `on_bad_image` are for images",
+    ),
+    "no eval for texts": (
+        ("reviews.csv", "{train: a.csv, test: c.csv}"),
+        "job.yaml:3: data: csv.eval is missing",
     ),
     "two sources": (
         ("csv: reviews.csv", "csv: a\n  parquet: b"),
-        "job.yaml:3: data: name the data's source once, as one of csv, parquet, tfrecord; found "
-        "csv and parquet",
+        "job.yaml:3: data: name the data's source once, as one of csv, parquet, tfrecord, "
+        "images; found csv and parquet",
     ),
     "no source": (("  csv: reviews.csv\n", ""), "job.yaml:3: data: name the data's source once"),
     "the text as label": (
@@ -281,3 +313,60 @@ def test_loading_a_configuration_imports_no_tensorflow(tmp_path: Path) -> None:
         [sys.executable, "-c", code, str(tmp_path / "job.yaml")], capture_output=True, text=True
     )
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def images(**changes: object) -> dict[str, object]:
+    values: dict[str, object] = {
+        "name": "digits",
+        "data": {"images": "digits"},
+        "model": {"family": "resnet", "start": "resnet20"},
+        "push": {"to": "models"},
+    }
+    return {**values, **changes}
+
+
+def test_pictures_have_columns_of_their_own() -> None:
+    data = Config(**images()).data
+    assert (data.kind, data.inputs, data.label_column) == (
+        "image",
+        {"image_bytes": "image"},
+        "label",
+    )
+    named = Config(**images(data={"images": {"train": "a", "test": "b"}, "label": "kind"})).data
+    assert named.sources == {"train": "a", "test": "b"}
+    assert named.label_column == "kind"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"data": {"images": {"train": "a"}}}, "name eval or test"),
+        ({"model": {"family": "resnet", "start": "resnet20", "size": 4}}, r"model\.size: "),
+        ({"model": {"family": "bert", "start": "tiny"}}, "families that do: inception, resnet"),
+        (
+            {
+                "data": {"images": "x.csv", "multi_label": True},
+                "train": {"class_weight": "balanced"},
+            },
+            "class_weight",
+        ),
+    ],
+)
+def test_pictures_and_what_does_not_go_with_them(changes: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        Config(**images(**changes))
+
+
+def test_stages_are_completed_from_the_section() -> None:
+    train = Config(
+        **images(
+            train={
+                "learning_rate": 0.01,
+                "stages": [{"epochs": 1, "freeze": "all"}, {"epochs": 2, "learning_rate": 0.001}],
+            }
+        )
+    ).train
+    found = [(stage.epochs, stage.freeze, stage.learning_rate) for stage in train.plan]
+    assert found == [(1, "all", 0.01), (2, 0, 0.001)]
+    assert train.all_epochs == 3
+    assert Config(**images(train=train.model_dump())).train.plan == train.plan

@@ -108,6 +108,95 @@ def test_a_killed_training_resumes_to_the_same_weights(
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
+STAGES = [{"epochs": 2, "freeze": "all"}, {"epochs": 3, "freeze": 0, "learning_rate": 0.01}]
+
+
+def test_stages_freeze_and_then_train_everything(train: Callable[..., Any]) -> None:
+    built = model()
+    before = [layer.get_weights() for layer in built.layers]
+    train(Train(learning_rate=0.05, stages=[STAGES[0]]), built)
+    after = [layer.get_weights() for layer in built.layers]
+    changed = [
+        any(not np.array_equal(a, b) for a, b in zip(one, two, strict=True))
+        for one, two in zip(before, after, strict=True)
+    ]
+    assert changed == [False, False, True]  # input, hidden, the head
+
+
+def test_each_stage_has_its_own_rate_and_length(
+    train: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    plain = keras.Model.fit
+
+    def watched(self: Any, *arguments: Any, **options: Any) -> Any:
+        result = plain(self, *arguments, **options)
+        rate = self.optimizer._learning_rate
+        peak = max(float(rate(step)) for step in range(STEPS * 3))
+        seen.append((round(peak, 4), int(self.optimizer.iterations), len(self.trainable_weights)))
+        return result
+
+    monkeypatch.setattr(keras.Model, "fit", watched)
+    _, state = train(Train(learning_rate=0.05, stages=STAGES))
+    assert len(state.history) == 5
+    assert [peak for peak, _, _ in seen] == [0.05, 0.05, 0.01, 0.01, 0.01]
+    assert [steps for _, steps, _ in seen] == [STEPS, 2 * STEPS, STEPS, 2 * STEPS, 3 * STEPS]
+    assert [weights for _, _, weights in seen] == [2, 2, 4, 4, 4]
+
+
+@pytest.mark.parametrize("killed_in", [1, 2, 3])
+def test_stages_resume_to_the_same_weights(
+    train: Callable[..., Any], tmp_path: Path, killed_in: int
+) -> None:
+    settings = Train(learning_rate=0.05, stages=STAGES)
+    places = {"state_dir": tmp_path / "other", "log_dir": str(tmp_path / "other-logs")}
+    fit(
+        (whole := model()), data, data(99), settings,
+        steps_per_epoch=STEPS, freeze=freeze, **places,
+    )  # fmt: skip
+
+    class Killed(Exception):
+        pass
+
+    def until(epoch: int) -> Any:
+        if epoch == killed_in:
+            raise Killed
+        return data(epoch)
+
+    places = {"state_dir": tmp_path / "state", "log_dir": str(tmp_path / "logs")}
+    with pytest.raises(Killed):
+        fit(model(), until, data(99), settings, steps_per_epoch=STEPS, freeze=freeze, **places)
+    resumed, state = train(settings)
+    assert len(state.history) == 5
+    for one, other in zip(resumed.get_weights(), whole.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_patience_ends_a_stage_and_not_the_training(train: Callable[..., Any]) -> None:
+    stages = [{"epochs": 30, "learning_rate": 0.5}, {"epochs": 2, "learning_rate": 1e-4}]
+    noise = data(3, noise=True)
+    _, state = train(Train(decay="none", patience=2, stages=stages), evaluation=noise)
+    assert state.stage == 1
+    assert len(state.history) == state.stage_begin + 2 < 32
+
+
+def test_labels_that_do_not_exclude_each_other_are_learned(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(STEPS * 16, 4)).astype("float32")
+    y = (x[:, :2] > 0).astype("float32")  # any of the two, both or none
+    rows = tf.data.Dataset.from_tensor_slices(({"x": x}, y)).batch(16)
+    built = model()
+    state = fit(
+        built, lambda epoch: rows, rows, Train(epochs=15, learning_rate=0.05),
+        steps_per_epoch=STEPS, state_dir=tmp_path / "state", log_dir=str(tmp_path / "logs"),
+        freeze=freeze, multi_label=True,
+    )  # fmt: skip
+    right = ((built.predict({"x": x}, verbose=0) > 0) == y).mean()
+    assert right > 0.9
+    best = state.history[state.best_epoch - 1]
+    assert best["val_accuracy"] == pytest.approx(right, abs=1e-6)
+
+
 def test_divergence_is_a_sentence(train: Callable[..., Any]) -> None:
     built = model()
     built.set_weights([np.full_like(w, np.nan) for w in built.get_weights()])
