@@ -710,3 +710,12 @@ def test_a_label_before_a_text_of_several_lines_is_no_row_of_its_own(tmp_path: P
     assert report.rows == {"all": 31}
     with pytest.raises(DataError, match=r"data\.csv:32: a quote opens here and swallows"):
         look(tmp_path, b"label,text\n" + rows + b'yes,"one\nno,two"\n')
+
+
+@pytest.mark.parametrize("train", [{"freeze": 3}, {"stages": [{"epochs": 1, "freeze": 3}]}])
+def test_freezing_more_than_there_is_stops_before_a_run(
+    tmp_path: Path, train: dict[str, Any]
+) -> None:
+    (tmp_path / "data.csv").write_bytes(HEADER + GOOD)
+    with pytest.raises(ConfigError, match="train.freeze is 3, and this model has 2 parts"):
+        check(job(tmp_path, train=train))

@@ -177,3 +177,17 @@ def test_settings_that_do_not_go_together(settings: dict[str, Any], words: str) 
     one = ImageSettings(**settings)
     with pytest.raises(ConfigError, match=words):
         images.check(one, Geometry.of(one, 224), 32)
+
+
+def test_pictures_that_only_decoding_finds_broken_are_named(tmp_path: Any) -> None:
+    pictures = {"a/good.png": encode(COLORS, "PNG"), "a/torn.jpg": encode(COLORS, "JPEG")[:400]}
+    file = str(tmp_path / "examples.gz")
+    with tf.io.TFRecordWriter(file, "GZIP") as writer:
+        for path, data in pictures.items():
+            example = tf.train.Example()
+            example.features.feature["image"].bytes_list.value.append(data)
+            example.features.feature["path"].bytes_list.value.append(path.encode())
+            writer.write(example.SerializeToString())
+    ((path, reason),) = images.undecodable([file])
+    assert path == "a/torn.jpg"
+    assert "JPEG" in reason and "{{" not in reason
