@@ -5,7 +5,6 @@ run: setup  ## customise the open model minilm on the sample reviews
 	.venv/bin/espalier run examples/reviews.yaml
 
 digits: setup  ## train ResNet-20 on handwritten digits
-	.venv/bin/python examples/digits/generate.py
 	.venv/bin/espalier run examples/digits.yaml
 
 test: setup

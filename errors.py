@@ -11,6 +11,15 @@ A model that is refused is no error: `RunResult.exit_code` is 4 then.
 A message says where, what was found, what was expected and what to do, and needs no traceback.
 """
 
+import re
+
+
+def reason(message: str) -> str:
+    """The one line of TensorFlow's error messages that says what is wrong."""
+    before = message.split("\n\t [[")[0].split(" [Op:")[0]
+    lines = [line.strip() for line in before.splitlines() if line.strip()] or ["no reason given"]
+    return re.sub(r"^\{\{.*?\}\}\s*", "", lines[-1])
+
 
 class EspalierError(Exception):
     """Base of every error a user can mend."""

@@ -58,7 +58,12 @@ def write(idx_folder: Path, folder: Path, size: int) -> None:
 
     faults = Faults()
     found = list_pictures(
-        {"all": str(idx_folder)}, label="label", multi_label=False, faults=faults, warnings=[]
+        {"all": str(idx_folder)},
+        label="label",
+        multi_label=False,
+        skip_missing=False,
+        faults=faults,
+        warnings=[],
     )
     faults.raise_if_any()
     for number, picture in enumerate(itertools.islice(found["train"], size)):

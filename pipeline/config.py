@@ -257,6 +257,8 @@ class Config(BaseModel):
             raise ValueError("train.augment is for images")
         if self.data.multi_label and self.train.class_weight != "none":
             raise ValueError("train.class_weight weighs rows by their one label; not multi_label")
+        if self.train.class_weight != "none" and self.train.augment.mix != "none":
+            raise ValueError("train.class_weight weighs rows by their one label; not with mix")
         return self
 
     def __init__(self, **values: Any) -> None:

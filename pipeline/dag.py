@@ -189,10 +189,14 @@ def _learn(config: Config, examples: Any, schema: Any) -> tuple[Transform, Train
         "inputs": config.data.inputs,
         "label": config.data.label_column,
         "multi_label": config.data.multi_label,
+        "code": code_digest("trainer"),  # not read by the code: TFX caches by these values
+    }
+    # What begins another training need not preprocess the rows again.
+    later = family.AFTER_TRANSFORM
+    start = {} if "weights" in later else {"checkpoint": family.fingerprint(config.model)}
+    whole = {
         "model": config.model.model_dump(mode="json"),
-        # Not read by the code: TFX caches by these values.
         "checkpoint": family.fingerprint(config.model),
-        "code": code_digest("trainer"),
     }
     transform = Transform(
         examples=examples.outputs["examples"],
@@ -200,7 +204,11 @@ def _learn(config: Config, examples: Any, schema: Any) -> tuple[Transform, Train
         preprocessing_fn="espalier.trainer.preprocess.preprocessing_fn",
         splits_config=transform_pb2.SplitsConfig(analyze=["train"], transform=["train", "eval"]),
         disable_statistics=True,
-        custom_config=reads,
+        custom_config={
+            **reads,
+            **start,
+            "model": config.model.model_dump(mode="json", exclude=set(later)),
+        },
     )
     trainer = Trainer(
         examples=transform.outputs["transformed_examples"],
@@ -211,6 +219,7 @@ def _learn(config: Config, examples: Any, schema: Any) -> tuple[Transform, Train
         eval_args=trainer_pb2.EvalArgs(splits=["eval"]),
         custom_config={
             **reads,
+            **whole,
             "train": config.train.model_dump(mode="json"),
             "state_dir": str(config.home),
         },

@@ -78,7 +78,12 @@ def check_images(
         raise ConfigError(f"data.label: {label!r} is taken, by the picture itself. Rename it.")
     faults, report = Faults(), DataReport()
     listing = list_pictures(
-        sources, label=label, multi_label=multi_label, faults=faults, warnings=report.warnings
+        sources,
+        label=label,
+        multi_label=multi_label,
+        skip_missing=on_bad_image == "skip",
+        faults=faults,
+        warnings=report.warnings,
     )
     faults.raise_if_any()
     _check_slices(listing, slices, label, sources, faults)
@@ -259,9 +264,13 @@ def _judge(survey: _Survey, sources: Mapping[str, str], multi_label: bool, fault
         advice = f"Give at least {FEWEST_ROWS}; a useful model needs hundreds."
         faults.add(place, None, what, advice)
         return
-    if len(labels) < (1 if multi_label else 2):
+    if len(labels) < 2:
         what = f"every picture has the label {listed(list(labels))}" if labels else "no label"
-        faults.add(place, None, what, "There is nothing to tell apart.")
+        advice = "There is nothing to tell apart."
+        if labels and multi_label:
+            what = f"a single label, {listed(list(labels))}"
+            advice = "Name its absence, too, and take data.multi_label out: these are two classes."
+        faults.add(place, None, what, advice)
     elif len(labels) > MOST_LABELS or (not multi_label and 2 * len(labels) > rows >= FEWEST_ROWS):
         what = f"{len(labels):,} different labels for {rows:,} pictures"
         faults.add(place, None, what, f"Are these classes? {listed(list(labels)[:5])}, ...")

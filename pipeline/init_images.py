@@ -1,5 +1,6 @@
 """Look at the user's pictures and write a commented configuration for them."""
 
+import contextlib
 import csv
 import math
 from collections.abc import Mapping, Sequence
@@ -105,7 +106,8 @@ def _columns(tables: Sequence[Path]) -> list[Column]:
     """What the CSVs' columns look like; wrong rows are left to `check_images`."""
     columns: dict[str, Column] = {}
     for file in tables:
-        with file.open(encoding="utf-8-sig", errors="replace", newline="") as opened:
+        opened = file.open(encoding="utf-8-sig", errors="replace", newline="")
+        with contextlib.suppress(csv.Error), opened:
             for row in csv.DictReader(opened):
                 for name, cell in row.items():
                     if isinstance(name, str):
@@ -176,6 +178,7 @@ def _from_nothing() -> list[str]:
         "  optimizer: sgd",
         "  learning_rate: 0.1  # the paper's",
         "  decay: cosine",
+        "  weight_decay: 5e-3",
         "  augment: {flip: true, crop: 0.125}  # no flip where left and right differ in meaning",
     ]
 

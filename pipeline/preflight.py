@@ -92,10 +92,10 @@ def check(config: "Config", progress: Callable[[str], None] | None = None) -> Da
     data = config.data
     if data.schema_file:
         _check_schema(Path(data.schema_file))
-    report = _check_images(config, progress) if data.format == "images" else _check_rows(config)
     family = families.load(config.model.family)
     family.check(config.model, progress)
     _check_freeze(config, family.depth(config.model))
+    report = _check_images(config, progress) if data.format == "images" else _check_rows(config)
     pixels = sum(math.prod(shape) for shape in family.pixel_shapes(config.model).values())
     check_places(config, report.bytes + pixels * sum(report.rows.values()))
     length = getattr(config.model, "sequence_length", None)

@@ -44,6 +44,7 @@ class RunResult(BaseModel):
         pushed: the version's folder.
         config: the resolved YAML.
         data: hash of the data's content.
+        start: hash of what training started from.
         log: TFX's and TensorFlow's own output.
     """
 
@@ -66,6 +67,7 @@ class RunResult(BaseModel):
     pushed: str | None = None
     config: str = ""
     data: str = ""
+    start: str = ""
     log: str = ""
 
     @property

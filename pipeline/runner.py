@@ -16,9 +16,9 @@ from rich.markup import escape
 from rich.spinner import Spinner
 from ruamel.yaml import YAML
 
-from ..errors import ComponentError, ConfigError, DataError, EspalierError
+from ..errors import ComponentError, ConfigError, DataError, EspalierError, reason
 from ..serving.predictor import find_newest
-from ..trainer import families
+from ..trainer import families, images
 from . import code_digest, preflight, results
 from .config import Config
 from .progress import Reporter, live, quiet
@@ -89,6 +89,7 @@ def run(
         # A part of the line may rest on what other settings made: never a whole run's answer.
         result.key = key if whole else ""
         result.config, result.data = config.to_yaml(), report.fingerprint
+        result.start = families.load(config.model.family).fingerprint(config.model)
         result.seconds = time.monotonic() - started
         result.save(folder)
     return result
@@ -131,8 +132,12 @@ def _base_run(config: Config, data: str, from_node: str) -> str:
     before = found[-1]
     old = YAML(typ="safe").load(before.config)
     now = config.model_dump(mode="json", by_alias=True)
+    contents = {
+        "data": before.data != data,
+        "model": before.start != families.load(config.model.family).fingerprint(config.model),
+    }
     for section, reader in _READ_BY.items():
-        changed = old[section] != now[section] or (section == "data" and before.data != data)
+        changed = old[section] != now[section] or contents.get(section)
         if changed and reader in needed:
             raise ConfigError(
                 f"--from {from_node}: {section} has changed since the run of {before.run}, and "
@@ -170,6 +175,8 @@ def _run_pipeline(
             from .dag import create_pipeline
 
             pipeline = create_pipeline(config, **options)
+            if config.data.kind == "image":
+                images.try_weights(families.load(config.model.family), config.model)
         names = [component.id for component in pipeline.components]
         reporter = Reporter(console, names, lambda name: _latest_node(config.home, name))
         try:
@@ -179,7 +186,7 @@ def _run_pipeline(
             traceback.print_exc()  # into the log
             if reporter.current:
                 reporter.finish(reporter.current, "failed")
-            if config.data.kind == "image" and reporter.current in ("Transform", "Evaluator"):
+            if config.data.kind == "image" and "InvalidArgument" in traceback.format_exc():
                 _name_undecodable(config.home)
             raise explain(error, reporter.current, log) from error
     store = Store(config.home)
@@ -190,11 +197,9 @@ def _run_pipeline(
 
 def _name_undecodable(home: Path) -> None:
     """Raise DataError if a picture is what a component failed on, which names none itself."""
-    from ..trainer.images import undecodable
-
     examples = _latest_node(home, "ExampleGen")
     files = Path(examples.outputs["examples"].uri).glob("Split-*/*") if examples else ()
-    if bad := undecodable(sorted(map(str, files))):
+    if bad := images.undecodable(sorted(map(str, files))):
         lines = "\n".join(f"  {path}: {reason}" for path, reason in bad)
         raise DataError(
             f"TensorFlow cannot decode these pictures, though their headers are sound:\n{lines}\n"
@@ -269,8 +274,9 @@ def explain(error: BaseException, node: str, log: Path) -> BaseException:
                 f"{node}: {words}. {advice} and run the same command again; what was finished is "
                 f"kept. Log: {log}"
             )
-    first = str(chain[-1]).strip().splitlines() or [type(chain[-1]).__name__]
+    last = str(chain[-1]).strip() or type(chain[-1]).__name__
+    first = reason(last) if "[[{{" in last else last.splitlines()[0]
     return ComponentError(
-        f"{node or 'TFX'} failed: {type(chain[-1]).__name__}: {first[0][:500]}\n"
+        f"{node or 'TFX'} failed: {type(chain[-1]).__name__}: {first[:500]}\n"
         f"The whole story is in {log}; what was finished before is kept for the next run."
     )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError
+from ..errors import ConfigError, reason
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Predictor:
         except OSError as error:
             raise ConfigError(f"{name}: cannot be read: {error.strerror}.") from None
         except tf.errors.InvalidArgumentError as error:
-            why = error.message.split("\n")[0].split("}} ")[-1]
+            why = reason(error.message)
             raise ConfigError(f"{name}: not a picture that the model can read: {why}") from None
         return prediction
 

@@ -4,8 +4,8 @@ Signatures: `serving_default` (raw texts or encoded pictures) and `serve_example
 tf.Examples, for TFMA) give `scores` float32 [B, C] and `label` string [B]: the likeliest, or,
 where labels do not exclude each other, all with a score of 0.5 or more, with | between them.
 `transform_features` gives the transformed features and `label` int64 [B] (or sparse);
-`transform_label` gives the label alone, so that TFMA does not decode pictures again: int64 [B],
-or float32 [B, C] of 0 and 1.
+`transform_label` gives `espalier_label` alone, so that TFMA does not decode pictures again: int64
+[B], or float32 [B, C] of 0 and 1.
 """
 
 import json
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import tensorflow_transform as tft
     import tf_keras as keras
 
+# TFMA puts it among a row's features, and slices by those: no column may have its name.
+FOR_TFMA = "espalier_label"
 DESCRIPTION = os.path.join("assets.extra", "espalier.json")
 
 
@@ -86,6 +88,7 @@ def export(
             "inputs": list(columns.inputs.values()),
             "label_column": columns.label,
             "multi_label": multi_label,
+            "kind": "image" if columns.pixel_shapes else "text",
         }
         json.dump({"labels": list(labels), **facts, **description}, out)
 
@@ -145,10 +148,10 @@ class _Signatures:
             given = sparse_strings(raw)
             rows = tf.sparse.to_dense(given, default_value="")[:, :, tf.newaxis]
             known = tf.reduce_any(rows == tf.constant(self._labels), axis=1)  # (B, C)
-            return {LABEL: tf.cast(known, tf.float32)}
+            return {FOR_TFMA: tf.cast(known, tf.float32)}
         known = one_string(raw)[:, tf.newaxis] == tf.constant(self._labels)  # (B, C)
         place = tf.argmax(tf.cast(known, tf.int32), axis=1)
-        return {LABEL: tf.where(tf.reduce_any(known, axis=1), place, -1)}
+        return {FOR_TFMA: tf.where(tf.reduce_any(known, axis=1), place, -1)}
 
     def _parse(self, examples: "tf.Tensor", names: Iterable[str]) -> Any:
         import tensorflow as tf

@@ -143,7 +143,7 @@ def _is_over(state: State, stage: Stage, settings: Train) -> bool:
 
 def _words(stage: Stage) -> str:
     frozen = {0: "everything is trained", "all": "the head alone is trained"}
-    what = frozen.get(stage.freeze or 0, f"all but the first {stage.freeze} parts is trained")
+    what = frozen.get(stage.freeze or 0, f"frozen up to part {stage.freeze}")
     return f"{what}, rate {stage.learning_rate:g}"
 
 

@@ -8,12 +8,14 @@ and serving cannot disagree about it. This module can be imported without Tensor
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..errors import ConfigError
+from ..errors import ConfigError, reason
 from . import keras_weights
+from .checkpoints import sha256
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     import tf_keras as keras
 
 FEATURE = "image"
+AFTER_TRANSFORM = ("dropout", "normalize", "weights")  # settings that preprocess() does not read
 # Larger pictures are refused, in the data and in requests: a small file can unfold to gigabytes.
 MAX_PIXELS = 50_000_000
 # Keras' own 0.99 needs hundreds of steps to reach the data's mean and variance: with few, a
@@ -93,7 +96,7 @@ def check(settings: ImageSettings, geometry: Geometry, smallest: int) -> None:
         raise ConfigError(
             f"model.size is {geometry.height} x {geometry.width}, and this model needs "
             f"{smallest} x {smallest} at least. Give a larger size (small pictures are enlarged), "
-            f"or start from resnet20, which takes small ones."
+            f"or take `family: resnet` with `start: resnet20`, made for small ones."
         )
     if settings.weights != keras_weights.IMAGENET:
         return
@@ -109,13 +112,20 @@ def check(settings: ImageSettings, geometry: Geometry, smallest: int) -> None:
         )
 
 
+def try_weights(family: ModuleType, settings: ImageSettings) -> None:
+    """Raise CheckpointError unless the weights fit the architecture, by building it once."""
+    if settings.weights is not None:
+        ((_, _, channels),) = family.pixel_shapes(settings).values()
+        family.build(settings, 2, ([0.0] * channels, [1.0] * channels))
+
+
 def fingerprint(
     settings: ImageSettings, name: str, imagenet: keras_weights.Published | None
 ) -> str:
     """Return a SHA-256 (hex) of what training starts from: a weights file, or an architecture."""
     if settings.weights is None:
         return hashlib.sha256(name.encode()).hexdigest()
-    return keras_weights.digest(keras_weights.resolve(settings.weights, imagenet))
+    return sha256(keras_weights.resolve(settings.weights, imagenet))
 
 
 # --- in the Transform graph -------------------------------------------------------------------
@@ -220,14 +230,26 @@ def _resize(image: "tf.Tensor", geometry: Geometry, keep_aspect: bool) -> "tf.Te
     size = (geometry.height, geometry.width)
 
     def resized() -> "tf.Tensor":
+        inner = _fitting(tf.shape(image)[:2], geometry) if keep_aspect else tf.constant(size)
+        floats = tf.image.resize(image, inner, antialias=True)
         if keep_aspect:
-            floats = tf.image.resize_with_pad(image, *size, antialias=True)
-        else:
-            floats = tf.image.resize(image, size, antialias=True)
+            above, left = tf.unstack((tf.constant(size) - inner) // 2)
+            floats = tf.image.pad_to_bounding_box(floats, above, left, *size)
         return tf.cast(tf.clip_by_value(tf.round(floats), 0, 255), tf.uint8)
 
     same = tf.reduce_all(tf.shape(image)[:2] == tf.constant(size))
     return tf.ensure_shape(tf.cond(same, lambda: image, resized), geometry.shape)
+
+
+def _fitting(sides: "tf.Tensor", geometry: Geometry) -> "tf.Tensor":
+    """(height, width) int32 [2] of the largest picture of that shape that fits, 1 at least:
+    tf.image.resize_with_pad rounds the short side of a long picture down to 0, and fails."""
+    import tensorflow as tf
+
+    most = tf.constant([geometry.height, geometry.width])
+    scale = tf.reduce_min(most / sides)
+    inner = tf.round(tf.cast(sides, scale.dtype) * scale)
+    return tf.clip_by_value(tf.cast(inner, tf.int32), 1, most)
 
 
 def undecodable(files: Sequence[str], most: int = 5) -> list[tuple[str, str]]:
@@ -244,8 +266,7 @@ def undecodable(files: Sequence[str], most: int = 5) -> list[tuple[str, str]]:
         try:
             decode(features[FEATURE].bytes_list.value[0], 3)
         except tf.errors.OpError as error:
-            reason = error.message.split("\n")[0].split("}} ")[-1].split(" [Op:")[0]
-            found.append((features["path"].bytes_list.value[0].decode(), reason))
+            found.append((features["path"].bytes_list.value[0].decode(), reason(error.message)))
             if len(found) == most:
                 break
     return found

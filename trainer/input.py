@@ -84,7 +84,7 @@ def count_values(rows: "tf.data.Dataset", name: str, spec: Any) -> tuple[int, di
     import tensorflow as tf
 
     total, counts = 0, {}  # type: ignore[var-annotated]
-    for serialized in rows.batch(4096):
+    for serialized in rows.batch(64):  # whole rows, pictures and all, are in memory
         batch = tf.io.parse_example(serialized, {name: spec})[name]
         batch = batch.values if isinstance(batch, tf.SparseTensor) else batch
         values, numbers = np.unique(batch.numpy(), return_counts=True)
@@ -136,7 +136,7 @@ def batches(
 def _shuffle_rows(rows: "tf.data.Dataset") -> int:
     """How many rows to hold: the first one says how large they are."""
     size = max((len(row) for row in rows.take(1).as_numpy_iterator()), default=1)
-    return max(1000, min(SHUFFLE_ROWS, SHUFFLE_BYTES // size))
+    return max(1, min(SHUFFLE_ROWS, SHUFFLE_BYTES // size))
 
 
 def _grouped(
@@ -194,7 +194,8 @@ def one_hot(ids: Any, classes: int) -> "tf.Tensor":
     if not isinstance(ids, tf.SparseTensor):
         return tf.one_hot(ids, classes)
     dense = tf.sparse.to_dense(ids, default_value=-1)  # (B, most labels of a row)
-    return tf.reduce_max(tf.one_hot(dense, classes), axis=1)
+    # The largest of nothing, where no row of the batch has a label, would be minus infinity.
+    return tf.maximum(tf.reduce_max(tf.one_hot(dense, classes), axis=1), 0.0)
 
 
 def model_inputs(

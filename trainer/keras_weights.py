@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError
-from .checkpoints import Progress, sha256
+from .checkpoints import Progress
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,11 +72,6 @@ def _fetch(published: Published | None, progress: Progress | None) -> Path:
             f"model.weights: {name} could not be fetched: {str(error).splitlines()[0][:200]}. "
             f"Connect this machine to the network once, or give a local .h5 or .keras file."
         ) from None
-
-
-def digest(file: Path) -> str:
-    """Return the SHA-256 (hex) of the file."""
-    return sha256(file)
 
 
 def read(file: Path) -> "list[list[np.ndarray]]":

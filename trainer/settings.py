@@ -89,7 +89,8 @@ class Train(BaseModel):
     )
     class_weight: Literal["none", "balanced"] = Field(
         "none",
-        description="balanced weighs each row by the rarity of its label; not with multi_label.",
+        description="balanced weighs each row by the rarity of its label; not with multi_label or "
+        "mix.",
     )
     seed: int = Field(0, ge=0, description="Makes a run repeatable on the same machine.")
 

@@ -39,7 +39,8 @@ class Executor(stock.Executor):
         obstacle = _obstacle(model, input_dict.get(_BASELINE))
         inputs = {k: v for k, v in input_dict.items() if k != _BASELINE or not obstacle}
         labels, multi_label = model["labels"], model["multi_label"]
-        config = metrics.eval_config(settings, len(labels), multi_label)
+        images = model.get("kind") == "image"
+        config = metrics.eval_config(settings, len(labels), multi_label, images)
         config_json = json_format.MessageToJson(config, preserving_proto_field_name=True)
         key = standard_component_specs.EVAL_CONFIG_KEY
         super().Do(inputs, output_dict, {**exec_properties, key: config_json})
@@ -51,8 +52,9 @@ class Executor(stock.Executor):
         )
         compared = bool(inputs.get(_BASELINE))
         names = settings["metrics"]
-        candidate = metrics.read(evaluation, names, labels, "candidate" if compared else "")
-        baseline = metrics.read(evaluation, names, labels, "baseline") if compared else None
+        kind = (names, labels, multi_label)
+        candidate = metrics.read(evaluation, *kind, "candidate" if compared else "")
+        baseline = metrics.read(evaluation, *kind, "baseline") if compared else None
         blessed, sentence = metrics.verdict(settings, candidate, baseline)
         if obstacle:
             blessed, sentence = False, f"Not blessed: {obstacle}"

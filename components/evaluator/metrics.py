@@ -1,29 +1,26 @@
 """From the YAML's `evaluate:` section to TFMA's configuration, and from results to a verdict."""
 
+import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import tensorflow_model_analysis as tfma
 
-OVERALL = "overall"
-# TFMA's class, and whether it looks at one class against the rest.
-_CLASSES = {
-    "accuracy": ("SparseCategoricalAccuracy", False),
-    "loss": ("SparseCategoricalCrossentropy", False),
-    "f1": ("F1Score", True),
-    "precision": ("Precision", True),
-    "recall": ("Recall", True),
-    "specificity": ("Specificity", True),
-    "auc": ("AUC", True),
+from ...trainer.export import FOR_TFMA
+
+# TFMA's class of each metric over all classes: for one label a row, and for any number. The loss
+# of the latter is Keras' own: TFMA's is not a number once a score is 0 or 1.
+_OVER_ALL = {
+    "accuracy": ("SparseCategoricalAccuracy", "BinaryAccuracy"),
+    "loss": ("SparseCategoricalCrossentropy", "BinaryCrossentropy"),
 }
-# Instead of these, where labels do not exclude each other. The loss is Keras' own: TFMA's
-# BinaryCrossEntropy is not a number once a score is 0 or 1.
-_MULTI_LABEL = {"accuracy": "BinaryAccuracy", "loss": "BinaryCrossentropy"}
-_BATCH = 64  # rows at once through the model: TFMA's own thousand pictures can take all memory
 _SMALLER_IS_BETTER = ("loss",)
+_MATRIX = "matrix"
+_COUNTS = ("TruePositives", "FalsePositives", "FalseNegatives", "TrueNegatives")
+_MANY, _STEPS = 10, 1000  # classes; thresholds of an AUC then, which takes TFMA's time
+_BATCH = 64  # pictures at once: TFMA's own thousand of them can take all memory
 
 
 @dataclass
@@ -42,103 +39,167 @@ class Measured:
     labels: dict[str, dict[str, float | None]] = field(default_factory=dict)
 
 
+@dataclass
+class Counts:
+    """How often a label was said and right, said and wrong, missed, and rightly not said."""
+
+    hits: float = 0.0
+    false_alarms: float = 0.0
+    misses: float = 0.0
+    rejections: float = 0.0
+
+    def values(self) -> dict[str, float | None]:
+        """f1, precision, recall and specificity, None where there is nothing to divide by."""
+
+        def share(part: float, whole: float) -> float | None:
+            return part / whole if whole else None
+
+        wrong = self.false_alarms + self.misses
+        return {
+            "f1": share(2 * self.hits, 2 * self.hits + wrong),
+            "precision": share(self.hits, self.hits + self.false_alarms),
+            "recall": share(self.hits, self.hits + self.misses),
+            "specificity": share(self.rejections, self.rejections + self.false_alarms),
+        }
+
+    @property
+    def one_sided(self) -> bool:
+        """Whether all rows have the label, or none: an AUC is not defined then."""
+        return not (self.hits + self.misses) or not (self.rejections + self.false_alarms)
+
+
 def eval_config(
-    settings: dict[str, Any], classes: int, multi_label: bool = False
+    settings: dict[str, Any], classes: int, multi_label: bool = False, images: bool = False
 ) -> tfma.EvalConfig:
     """TFMA's configuration for a classifier with that many classes.
 
-    A limit-free configuration gets one that always holds, since TFMA gives no verdict
-    without any (tensorflow/tfx#5148).
+    TFMA's f1, precision and the like take a class for found where its score is above one half,
+    which of many classes the likeliest need not be: they are computed here, from what was said
+    and what was right. For the verdict TFMA is given limits that always hold, since it gives none
+    without any (tensorflow/tfx#5148) and leaves out a baseline that nothing is compared with.
     """
-    plain = [m for m in settings["metrics"] if not _CLASSES[m][1]]
-    binary = [m for m in settings["metrics"] if _CLASSES[m][1]]
-    specs = [tfma.MetricsSpec(metrics=[tfma.MetricConfig(class_name="ExampleCount")])]
-    if plain:
-        specs.append(tfma.MetricsSpec(metrics=[_metric(m, settings, multi_label) for m in plain]))
+    names = settings["metrics"]
+    plain = [_metric(_OVER_ALL[name][multi_label], name) for name in names if name in _OVER_ALL]
+    binary = [_metric("AUC", "auc", classes)] if "auc" in names else []
+    if multi_label:
+        binary += [_metric(count, count) for count in _COUNTS]
+    else:
+        matrix = "MultiClassConfusionMatrixAtThresholds"
+        config = json.dumps({"name": _MATRIX, "thresholds": [0.0]})
+        plain.append(tfma.MetricConfig(class_name=matrix, config=config))
+    specs = [tfma.MetricsSpec(metrics=[_count(settings), *plain])]
     if binary:
-        spec = tfma.MetricsSpec(metrics=[_metric(m, settings, multi_label) for m in binary])
+        specs.append(tfma.MetricsSpec(metrics=binary))
         one = classes == 2 and not multi_label
-        spec.binarize.class_ids.values.extend([1] if one else range(classes))
-        if not one:
-            spec.aggregate.macro_average = True
-            spec.aggregate.class_weights.update(dict.fromkeys(range(classes), 1.0))
-        specs.append(spec)
+        specs[-1].binarize.class_ids.values.extend([1] if one else range(classes))
     model = tfma.ModelSpec(
         signature_name="serve_examples",
-        label_key="label",
+        label_key=FOR_TFMA,
         prediction_key="scores",
         preprocessing_function_names=["transform_label"],
-        inference_batch_size=_BATCH,
     )
+    if images:
+        model.inference_batch_size = _BATCH
     slices = [tfma.SlicingSpec(feature_keys=[column]) for column in settings["slices"]]
     return tfma.EvalConfig(
         model_specs=[model], metrics_specs=specs, slicing_specs=[tfma.SlicingSpec(), *slices]
     )
 
 
-def _metric(name: str, settings: dict[str, Any], multi_label: bool) -> tfma.MetricConfig:
-    lowest = settings["at_least"].get(name)
-    worse = settings["worse_than_blessed_by_at_most"].get(name)
-    smaller = name in _SMALLER_IS_BETTER
-    threshold = tfma.MetricThreshold()
-    if lowest is not None or (name == settings["metrics"][0] and not settings["at_least"]):
-        bound = lowest if lowest is not None else (1e30 if smaller else -1.0)
-        target = threshold.value_threshold
-        (target.upper_bound if smaller else target.lower_bound).value = bound
-    if worse is not None:
-        threshold.change_threshold.absolute.value = worse if smaller else -worse
-        threshold.change_threshold.direction = (
-            tfma.MetricDirection.LOWER_IS_BETTER
-            if smaller
-            else tfma.MetricDirection.HIGHER_IS_BETTER
-        )
-    class_name = _MULTI_LABEL.get(name) if multi_label else None
-    config = tfma.MetricConfig(
-        class_name=class_name or _CLASSES[name][0], config=f'"name": "{name}"'
-    )
-    if threshold.ListFields():
-        config.threshold.CopyFrom(threshold)
+def _metric(class_name: str, name: str, classes: int = 0) -> tfma.MetricConfig:
+    options = {"name": name, **({"num_thresholds": _STEPS} if classes > _MANY else {})}
+    return tfma.MetricConfig(class_name=class_name, config=json.dumps(options))
+
+
+def _count(settings: dict[str, Any]) -> tfma.MetricConfig:
+    """The number of rows, with limits that always hold."""
+    config = tfma.MetricConfig(class_name="ExampleCount")
+    config.threshold.value_threshold.lower_bound.value = -1.0
+    if settings["worse_than_blessed_by_at_most"]:
+        config.threshold.change_threshold.absolute.value = -1e30
+        config.threshold.change_threshold.direction = tfma.MetricDirection.HIGHER_IS_BETTER
     return config
 
 
 def read(
-    folder: str, names: Sequence[str], labels: Sequence[str] = (), model_name: str = ""
+    folder: str,
+    names: Sequence[str],
+    labels: Sequence[str],
+    multi_label: bool = False,
+    model_name: str = "",
 ) -> Measured:
     """One model's numbers out of TFMA's output folder; `labels` in the order of their ids."""
     result = tfma.load_eval_result(folder, model_name=model_name or None)
     measured = Measured()
     for key, by_output in result.slicing_metrics:
         (by_class,) = by_output.values()
-        values: dict[str, float | None] = {}
-        for place, metrics in by_class.items():
-            if one := _CLASS_ID.match(place):
-                found = _values(metrics, names)
-                if not key and labels and found and len(by_class) > 2:
-                    measured.labels[labels[int(one[1])]] = found
-                if len(by_class) > 2:
-                    continue  # the mean over all classes stands beside them
-            values |= _values(metrics, names)
-        if key:
-            measured.slices[", ".join(f"{column}={value}" for column, value in key)] = values
+        each = _each_label(by_class, len(labels), multi_label)
+        values = _numbers(by_class[""])
+        values["rows"] = int(values.pop("example_count") or 0)
+        if len(labels) == 2 and not multi_label:
+            values |= each[1]
         else:
-            measured.overall = values
+            values |= {name: _mean([one.get(name) for one in each]) for name in each[0]}
+        shown = {name: values[name] for name in ("rows", *names)}
+        if key:
+            measured.slices[", ".join(f"{column}={value}" for column, value in key)] = shown
+            continue
+        measured.overall = shown
+        if len(labels) > 2 or multi_label:
+            own = [name for name in names if name in each[0]]
+            measured.labels = {
+                label: {name: one[name] for name in own}
+                for label, one in zip(labels, each, strict=True)
+                if own
+            }
     measured.slices = dict(sorted(measured.slices.items()))
     return measured
 
 
-_CLASS_ID = re.compile(r"classId:(\d+)$")
+def _each_label(
+    by_class: Mapping[str, Any], classes: int, multi_label: bool
+) -> list[dict[str, float | None]]:
+    """Each label's own metrics, against the rest."""
+    numbers = [_numbers(by_class.get(f"classId:{place}", {})) for place in range(classes)]
+    if multi_label:
+        counts = [Counts(*(one[name] or 0.0 for name in _COUNTS)) for one in numbers]
+    else:
+        counts = _from_matrix(by_class[""][_MATRIX], classes)
+    return [
+        {**count.values(), "auc": None if count.one_sided else one.get("auc")}
+        for count, one in zip(counts, numbers, strict=True)
+    ]
 
 
-def _values(metrics: Mapping[str, Any], names: Sequence[str]) -> dict[str, float | None]:
-    values: dict[str, float | None] = {}
-    for full_name, value in metrics.items():
-        name = full_name.rsplit("\n_", 1)[-1]  # TFMA calls a mean "macro_average: true\n_f1"
-        if name == "example_count":
-            values["rows"] = int(value["doubleValue"])
-        elif name in names and "doubleValue" in value:
-            number = float(value["doubleValue"])
-            values[name] = number if math.isfinite(number) else None
-    return values
+def _from_matrix(value: Mapping[str, Any], classes: int) -> list[Counts]:
+    """Counts of each class out of TFMA's matrix of actual and predicted ones."""
+    (matrix,) = value["multiClassConfusionMatrixAtThresholds"]["matrices"]
+    found, total = [Counts() for _ in range(classes)], 0.0
+    for entry in matrix.get("entries", []):
+        actual = int(entry.get("actualClassId", 0))
+        said = int(entry.get("predictedClassId", 0))
+        count = float(entry["numWeightedExamples"])
+        total += count
+        if actual == said:
+            found[actual].hits += count
+            continue
+        found[said].false_alarms += count
+        if actual >= 0:  # else a label that training did not see
+            found[actual].misses += count
+    for one in found:
+        one.rejections = total - one.hits - one.false_alarms - one.misses
+    return found
+
+
+def _numbers(metrics: Mapping[str, Any]) -> dict[str, float | None]:
+    values = {name: v["doubleValue"] for name, v in metrics.items() if "doubleValue" in v}
+    return {n: float(v) if math.isfinite(float(v)) else None for n, v in values.items()}
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """The mean of those that are defined."""
+    defined = [value for value in values if value is not None]
+    return sum(defined) / len(defined) if defined else None
 
 
 def verdict(

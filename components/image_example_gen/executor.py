@@ -87,6 +87,7 @@ def _list(settings: dict[str, Any]) -> Listing:
         settings["sources"],
         label=settings["label"],
         multi_label=settings["multi_label"],
+        skip_missing=settings["on_bad_image"] == "skip",
         faults=faults,
         warnings=[],  # said by the pre-flight check
     )

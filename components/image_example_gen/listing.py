@@ -24,6 +24,7 @@ def list_pictures(
     *,
     label: str,
     multi_label: bool,
+    skip_missing: bool,
     faults: Faults,
     warnings: list[str],
 ) -> Listing:
@@ -35,10 +36,11 @@ def list_pictures(
             of split folders with those; a folder of idx files; a CSV.
         label: the label's column in a CSV.
         multi_label: whether a picture may have any number of labels; needs a CSV.
+        skip_missing: list a CSV's pictures that are not there, for `look` to find them bad.
         faults: gets what is wrong; with any, the listing may lack pictures.
         warnings: gets sentences about what is odd.
     """
-    reader = _Reader(label, multi_label, faults, warnings)
+    reader = _Reader(label, multi_label, skip_missing, faults, warnings)
     places: dict[Path, str] = {}
     found: Listing = {}
     for split, source in sources.items():
@@ -80,8 +82,15 @@ def _idx_files(root: Path) -> list[Path]:
 class _Reader:
     """Reads one source after the other; the settings and the notes are the same for all."""
 
-    def __init__(self, label: str, multi_label: bool, faults: Faults, warnings: list[str]) -> None:
-        self.label, self.multi_label = label, multi_label
+    def __init__(
+        self,
+        label: str,
+        multi_label: bool,
+        skip_missing: bool,
+        faults: Faults,
+        warnings: list[str],
+    ) -> None:
+        self.label, self.multi_label, self.skip_missing = label, multi_label, skip_missing
         self.faults, self.warnings = faults, warnings
         self._columns: list[str] = []  # of the first CSV
 
@@ -166,7 +175,7 @@ class _Reader:
         return found
 
     def _read_table(self, file: Path) -> list[Picture]:
-        table = LabelTable(file, self.label, self.multi_label, self.faults)
+        table = LabelTable(file, self.label, self.multi_label, self.skip_missing, self.faults)
         self.warnings += table.warnings
         self._columns = self._columns or table.columns
         if sorted(table.columns) != sorted(self._columns):

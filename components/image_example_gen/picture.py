@@ -177,8 +177,12 @@ def _orientation(data: bytes) -> int:
     """The EXIF orientation, 0 where there is none."""
     if b"Exif" not in data[:65_536] and b"eXIf" not in data:
         return 0
-    with _open(data) as image:
-        value = image.getexif().get(_ORIENTATION, 0)
+    try:
+        with _open(data) as image:
+            # Of a PNG, what lies behind the pixels is of no matter: Pillow would decode them.
+            value = image.getexif().get(_ORIENTATION, 0) if "exif" in image.info else 0
+    except (Damaged, OSError, SyntaxError, ValueError, struct.error):
+        return 0  # damaged EXIF turns nothing, and the pixels may be sound
     return value if isinstance(value, int) else 0
 
 

@@ -25,6 +25,7 @@ class LabelTable:
         file: the CSV; its paths are relative to its folder.
         label: the label's column.
         multi_label: whether a label cell holds any number of labels, `|` between them.
+        skip_missing: keep a row whose picture is not there; it counts as a bad picture.
         faults: gets what is wrong, with line numbers.
 
     Attributes:
@@ -33,8 +34,11 @@ class LabelTable:
         warnings: sentences about what is odd and no fault.
     """
 
-    def __init__(self, file: Path, label: str, multi_label: bool, faults: Faults) -> None:
+    def __init__(
+        self, file: Path, label: str, multi_label: bool, skip_missing: bool, faults: Faults
+    ) -> None:
         self.file, self.label, self.multi_label, self.faults = file, label, multi_label, faults
+        self.skip_missing = skip_missing
         self.columns: list[str] = []
         self.pictures: list[Picture] = []
         self.warnings: list[str] = []
@@ -147,6 +151,8 @@ class LabelTable:
             if os.path.isfile(file):
                 break
         else:
+            if self.skip_missing:
+                return os.path.normpath(cell), os.path.normpath(self.file.parent / cell)
             self._missing(line, cell)
             return None
         return (os.path.normpath(form), file) if self._is_new(line, file, cell) else None
@@ -155,7 +161,9 @@ class LabelTable:
         what = "a picture that is not there"
         advice = f"Paths are relative to the CSV's folder, {self.file.parent}."
         place = self.file.parent / cell
-        if place.is_dir():
+        if len(cell) > 1000:  # longer than any path that could be looked up
+            pass
+        elif place.is_dir():
             what = "a folder in place of a picture"
         elif "\\" in cell:
             advice = "Write / between folders."

@@ -12,7 +12,7 @@ _INPUTS = (("text",), ("text", "text_pair"), ("image_bytes",))
 
 
 class ServingCheckSpec(component_spec.ComponentSpec):
-    """What goes in and out of ServingCheck. `text_keys` is a JSON list of strings."""
+    """What goes in and out of ServingCheck. `inputs` is a JSON list of strings."""
 
     PARAMETERS = {
         executor.INPUTS: component_spec.ExecutionParameter(type=str),

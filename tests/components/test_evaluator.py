@@ -4,7 +4,9 @@ import json
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from sklearn import metrics as sklearn_metrics
 
 from espalier.components.evaluator import executor, metrics
 from espalier.components.evaluator.metrics import Measured
@@ -57,20 +59,60 @@ def test_the_verdict_is_a_sentence_with_numbers(
         assert word in verdict[1]
 
 
-def test_two_classes_measure_the_second_and_more_the_mean() -> None:
-    settings = {**LIMITS, "metrics": ["f1"], "at_least": {}, "worse_than_blessed_by_at_most": {}}
+def test_one_auc_for_two_classes_and_one_each_for_more() -> None:
+    settings = {**NONE, "metrics": ["f1", "auc"]}
     two = metrics.eval_config(settings, 2).metrics_specs[-1]
     assert list(two.binarize.class_ids.values) == [1]
-    assert not two.aggregate.macro_average
     three = metrics.eval_config(settings, 3).metrics_specs[-1]
     assert list(three.binarize.class_ids.values) == [0, 1, 2]
-    assert three.aggregate.macro_average
+    both = metrics.eval_config(settings, 2, multi_label=True).metrics_specs[-1]
+    assert list(both.binarize.class_ids.values) == [0, 1]
 
 
-def test_tfma_always_gets_a_threshold() -> None:
-    specs = metrics.eval_config(NONE, 2).metrics_specs
-    thresholds = [m.threshold for spec in specs for m in spec.metrics if m.HasField("threshold")]
-    assert any(t.HasField("value_threshold") for t in thresholds)
+@pytest.mark.parametrize("names", [["f1"], ["auc"], ["loss"]])
+@pytest.mark.parametrize("limits", [NONE, LIMITS])
+def test_tfma_always_gets_a_threshold_that_holds(names: list[str], limits: dict[str, Any]) -> None:
+    specs = metrics.eval_config({**limits, "metrics": names}, 3).metrics_specs
+    (threshold,) = [m.threshold for s in specs for m in s.metrics if m.HasField("threshold")]
+    assert threshold.value_threshold.lower_bound.value < 0
+    assert threshold.change_threshold.absolute.value < -1e9
+
+
+def matrix(truth: list[int], said: list[int]) -> dict[str, Any]:
+    """What TFMA's results hold of a confusion matrix; zeros are left out of its JSON."""
+    entries = [
+        {
+            **({"actualClassId": a} if a else {}),
+            **({"predictedClassId": b} if b else {}),
+            "numWeightedExamples": 1.0,
+        }
+        for a, b in zip(truth, said, strict=True)
+    ]
+    return {"multiClassConfusionMatrixAtThresholds": {"matrices": [{"entries": entries}]}}
+
+
+def test_counts_are_what_scikit_learn_counts() -> None:
+    rng = np.random.default_rng(0)
+    truth, said = rng.integers(0, 4, 300).tolist(), rng.integers(0, 4, 300).tolist()
+    found = [counts.values() for counts in metrics._from_matrix(matrix(truth, said), 4)]
+    each = {
+        "f1": sklearn_metrics.f1_score(truth, said, average=None),
+        "precision": sklearn_metrics.precision_score(truth, said, average=None),
+        "recall": sklearn_metrics.recall_score(truth, said, average=None),
+    }
+    for name, expected in each.items():
+        assert [one[name] for one in found] == pytest.approx(expected.tolist())
+    against = sklearn_metrics.multilabel_confusion_matrix(truth, said)
+    specificity = [tn / (tn + fp) for (tn, fp), _ in against]
+    assert [one["specificity"] for one in found] == pytest.approx(specificity)
+
+
+def test_a_class_never_said_has_no_precision_and_an_f1_of_zero() -> None:
+    missed, absent = metrics._from_matrix(matrix([0, 0, 2], [2, 2, 2]), 3)[:2]
+    assert missed.values() == {"f1": 0.0, "precision": None, "recall": 0.0, "specificity": 1.0}
+    assert absent.values()["f1"] is None and absent.one_sided
+    assert metrics._mean([0.5, None, 1.0]) == 0.75
+    assert metrics._mean([None]) is None
 
 
 def baseline_with(folder: Any, **facts: Any) -> list[Any]:

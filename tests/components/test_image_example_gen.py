@@ -9,6 +9,7 @@ import json
 import os
 import struct
 import tarfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -224,6 +225,7 @@ class Listed:
             self.sources,
             label=more.get("label", "label"),
             multi_label=multi_label,
+            skip_missing=more.get("skip_missing", False),
             faults=self.faults,
             warnings=self.warnings,
         )
@@ -828,3 +830,29 @@ def test_real_pictures(tmp_path: Path, name: str) -> None:
     assert ran.skipped == []
     size = 128 if name == "chest_xray" else 32
     assert {decoded(row["image"][0]).shape for row in ran.all_rows[:20]} == {(size, size, 3)}
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_damaged_exif_is_no_fault_of_the_picture(kind: str) -> None:
+    whole = encoded(RGB, kind, exif=turned(6))
+    start = whole.index(b"MM\0*") if b"MM\0*" in whole else whole.index(b"II*\0")
+    for end in (4, 8, 12, 20):
+        torn = bytearray(whole)
+        torn[start + 2 : start + end] = b"\xff" * (end - 2)
+        if kind == "PNG":  # its checksum must hold
+            chunk = whole.index(b"eXIf")
+            length = int.from_bytes(whole[chunk - 4 : chunk], "big")
+            checksum = zlib.crc32(torn[chunk : chunk + 4 + length])
+            torn[chunk + 4 + length : chunk + 8 + length] = checksum.to_bytes(4, "big")
+        assert inspect(bytes(torn)).fault == ""
+
+
+def test_a_row_without_its_picture_is_a_fault_or_a_bad_picture(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encoded(RGB, "PNG"))
+    table = tmp_path / "table.csv"
+    table.write_text("path,label\na.png,x\ngone.png,y\n")
+    assert "table.csv:3: a picture that is not there: gone.png" in Listed(table).message
+    found = Listed(table, skip_missing=True)
+    assert not found.faults
+    seen, _ = look(found.found["all"][1])
+    assert seen.fault == "cannot be read: No such file or directory"

@@ -117,9 +117,6 @@ def test_means_over_classes_are_what_scikit_learn_computes(
     overall = textures.metrics["overall"]
     assert overall["accuracy"] == pytest.approx(sklearn_metrics.accuracy_score(truth, labels))
     each = sklearn_metrics.f1_score(truth, labels, average=None, labels=list(CLASSES))
-    # TFMA counts a class as found where its score is above one half.
-    confident = [one.label if one.score > 0.5 else "" for one in found]
-    each = sklearn_metrics.f1_score(truth, confident, average=None, labels=list(CLASSES))
     measured = textures.metrics["labels"]
     assert [measured[name]["f1"] for name in CLASSES] == pytest.approx(each.tolist())
     assert overall["f1"] == pytest.approx(each.mean())
@@ -153,7 +150,7 @@ def test_predict_takes_files_and_says_what_is_no_picture(
     assert "checks" in done.stdout
     (tmp_path / "text.jpg").write_text("not a picture")
     model = Predictor(str(textures.pushed))
-    with pytest.raises(ConfigError, match=r"text\.jpg: not a picture"):
+    with pytest.raises(ConfigError, match=r"text\.jpg: not a picture .*: Unknown image file"):
         model.predict([tmp_path / "text.jpg"])
     with pytest.raises(ConfigError, match=r"gone\.png: cannot be read"):
         model.predict([tmp_path / "gone.png"])
@@ -175,7 +172,8 @@ def findings(folder: Path) -> RunResult:
     table.parent.mkdir()
     with table.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["path", "label", "site"])
+        # A column called label that is not the label: slices by it must be by its values.
+        writer.writerow(["path", "finding", "site", "label"])
         for number in range(200):
             labels = [name for name in ("green", "red") if rng.random() < 0.5]
             pixels = rng.integers(0, 90, (SIDE, SIDE, 3))
@@ -184,12 +182,16 @@ def findings(folder: Path) -> RunResult:
                     y, x = rng.integers(0, SIDE - 9, 2)
                     pixels[y : y + 9, x : x + 9, channel] = 250
             Image.fromarray(pixels.astype(np.uint8)).save(table.parent / f"{number}.png")
-            writer.writerow([f"{number}.png", "|".join(labels), "AB"[number % 2]])
+            writer.writerow([f"{number}.png", "|".join(labels), "AB"[number % 2], "pq"[number % 2]])
+        writer.writerow(["gone.png", "red", "A", "p"])
     return run(
         image_config(
             folder,
             name="findings",
-            data={"images": str(table), "multi_label": True},
+            data={
+                "images": str(table), "multi_label": True, "label": "finding",
+                "on_bad_image": "skip",
+            },
             train={
                 "batch_size": 16, "optimizer": "adamw", "learning_rate": 3e-3,
                 "precision": "float32", "stages": [
@@ -198,7 +200,7 @@ def findings(folder: Path) -> RunResult:
             },
             evaluate={
                 "metrics": ["accuracy", "f1", "auc", "specificity", "loss"],
-                "slices": ["site"],
+                "slices": ["site", "label"],
                 "at_least": {"auc": 0.6},
             },
             push={"to": f"{folder}/findings-models"},
@@ -210,7 +212,9 @@ def test_labels_that_do_not_exclude_each_other(findings: RunResult, folder: Path
     assert findings.status == "pushed", findings.verdict
     rows = rows_of(folder / "runs/findings", "test")
     names = ["green", "red"]
-    truth = np.array([[n.encode() in row["label"].bytes_list.value for n in names] for row in rows])
+    truth = np.array(
+        [[n.encode() in row["finding"].bytes_list.value for n in names] for row in rows]
+    )
     model = Predictor(str(findings.pushed))
     found = model.predict([row["image"].bytes_list.value[0] for row in rows])
     scores = np.array([one.scores for one in found])
@@ -231,7 +235,8 @@ def test_labels_that_do_not_exclude_each_other(findings: RunResult, folder: Path
     clipped = scores.clip(1e-7, 1 - 1e-7)
     loss = -np.where(truth, np.log(clipped), np.log(1 - clipped)).mean()
     assert overall["loss"] == pytest.approx(loss, rel=1e-3)
-    assert set(findings.metrics["slices"]) == {"site=A", "site=B"}
+    assert set(findings.metrics["slices"]) == {"site=A", "site=B", "label=p", "label=q"}
+    assert findings.skipped == 1
 
 
 def test_stages_train_the_head_and_then_everything(findings: RunResult, folder: Path) -> None:

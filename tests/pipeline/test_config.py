@@ -350,6 +350,10 @@ def test_pictures_have_columns_of_their_own() -> None:
             },
             "class_weight",
         ),
+        (
+            {"train": {"class_weight": "balanced", "augment": {"mix": "mixup"}}},
+            "class_weight .* not with mix",
+        ),
     ],
 )
 def test_pictures_and_what_does_not_go_with_them(changes: dict[str, object], words: str) -> None:

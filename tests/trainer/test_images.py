@@ -94,6 +94,16 @@ def test_shrinking_averages_and_aspect_is_kept_where_asked(decoded: Any) -> None
     assert padded[6:14].mean() > 80
 
 
+@pytest.mark.parametrize("shape", [(10, 640), (1, 40), (640, 3), (7, 7)])
+def test_long_pictures_keep_their_aspect_too(decoded: Any, shape: tuple[int, int]) -> None:
+    white = np.full((*shape, 3), 255, np.uint8)
+    found = decoded([encode(white, "PNG")], Geometry(32, 24, 3), keep_aspect=True)[0]
+    rows, columns = (int(found[..., 0].any(axis=axis).sum()) for axis in (1, 0))
+    scale = min(32 / shape[0], 24 / shape[1])
+    assert rows == pytest.approx(max(1, shape[0] * scale), abs=1)
+    assert columns == pytest.approx(max(1, shape[1] * scale), abs=1)
+
+
 def png_claiming(width: int, height: int) -> bytes:
     head = struct.pack(">II5B", width, height, 8, 0, 0, 0, 0)
     chunk = b"IHDR" + head

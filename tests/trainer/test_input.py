@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from espalier.trainer.input import Source, batches, label_counts
+from espalier.trainer.input import Source, batches, label_counts, one_hot
 
 LENGTH, ROWS = 32, 203
 
@@ -86,3 +86,13 @@ def test_files_are_read_in_a_fixed_order(source: Source, tmp_path: Path) -> None
     twice = Source(names, source.spec, 3, source.sequence)
     turned = Source(names[::-1], source.spec, 3, source.sequence)
     assert _rows(batches(twice, 16)) == _rows(batches(turned, 16))
+
+
+def test_labels_become_ones_and_no_label_is_all_zeros() -> None:
+    assert one_hot(tf.constant([1, -1, 0]), 2).numpy().tolist() == [[0, 1], [0, 0], [1, 0]]
+    some = tf.sparse.SparseTensor(
+        [[0, 0], [0, 1], [2, 0]], tf.constant([0, 2, 1], tf.int64), [3, 2]
+    )
+    assert one_hot(some, 3).numpy().tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 0]]
+    none = tf.sparse.SparseTensor(tf.zeros([0, 2], tf.int64), tf.zeros([0], tf.int64), [3, 0])
+    assert one_hot(none, 2).numpy().tolist() == [[0, 0]] * 3

@@ -8,7 +8,7 @@ import pytest
 import tf_keras as keras
 
 from espalier import CheckpointError, ConfigError
-from espalier.trainer import hardware, keras_weights
+from espalier.trainer import hardware, images, keras_weights
 from espalier.trainer.families import resnet
 
 DATA = ([120.0, 110.0, 100.0], [60.0, 61.0, 62.0])
@@ -149,6 +149,17 @@ class TestWeightFiles:
             build("resnet20", color="grey", weights=file)
         with pytest.raises(CheckpointError, match="39 layers with weights, and this"):
             build("resnet32", weights=file)
+
+    def test_it_is_found_by_building_once(self, other: keras.Model, tmp_path: Path) -> None:
+        file = str(tmp_path / "small.h5")
+        other.save_weights(file)
+        for start in ("resnet20", "resnet32"):
+            settings = resnet.Settings(start=start, size=32, weights=file)
+            if start == "resnet20":
+                images.try_weights(resnet, settings)
+            else:
+                with pytest.raises(CheckpointError, match="Is it the same one"):
+                    images.try_weights(resnet, settings)
 
     @pytest.mark.parametrize("name", ["text.h5", "text.keras"])
     def test_what_is_no_weights_file(self, tmp_path: Path, name: str) -> None:

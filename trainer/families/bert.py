@@ -5,8 +5,8 @@ that each can be frozen, pruned, quantized or cloned by itself. Weights come fro
 folder, from a Keras preset, or are drawn anew.
 
 This module is the pattern for a family. It can be imported without TensorFlow and holds
-`FEATURE_KIND`, `SEQUENCE_FEATURES`, `Settings`, `check`, `fingerprint`, `depth`, `pixel_shapes`,
-`preprocess`, `learned`, `build` and `freeze`.
+`FEATURE_KIND`, `SEQUENCE_FEATURES`, `AFTER_TRANSFORM`, `Settings`, `check`, `fingerprint`,
+`depth`, `pixel_shapes`, `preprocess`, `learned`, `build` and `freeze`.
 """
 
 import hashlib
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 FEATURE_KIND = "text"
 SEQUENCE_FEATURES = ("token_ids", "segment_ids")
+AFTER_TRANSFORM = ("dropout",)
 
 # Layers and width of Google's published sizes, trained from scratch here: tiny to small from
 # Turc et al., https://arxiv.org/abs/1908.08962, base and large from Devlin et al. Heads are 64

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 FEATURE_KIND = "image"
 SEQUENCE_FEATURES = ()
+AFTER_TRANSFORM = images.AFTER_TRANSFORM
 
 # Depth 6n + 2, three stages of n blocks (section 4.2).
 SMALL = {"resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9, "resnet110": 18}
