@@ -1,8 +1,8 @@
 """Write scikit-learn's handwritten digits as PNG files: `python examples/digits/generate.py`.
 
 1,797 pictures, 8 x 8 pixels with 17 shades of grey, in a folder for each digit, under
-examples/digits/data/, where the repository has them already. They are those of Alpaydin and Kaynak (UCI, 1998; CC BY 4.0), which
-scikit-learn carries; nothing is fetched.
+examples/digits/data/, where the repository has them already. They are those of Alpaydin and
+Kaynak (UCI, 1998; CC BY 4.0), which scikit-learn carries; nothing is fetched.
 """
 
 from pathlib import Path
