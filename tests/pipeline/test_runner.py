@@ -16,9 +16,13 @@ from espalier import (
     ConfigError,
     DataError,
     EspalierError,
+    RunResult,
     run,
 )
+from espalier.pipeline import runner
+from espalier.pipeline.results import Component
 from espalier.pipeline.runner import explain
+from espalier.trainer import families
 
 LOG = Path("runs/reviews/logs/1.log")
 
@@ -142,3 +146,27 @@ def test_bad_data_stops_a_run_before_it_leaves_anything(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"data\.csv"):
         run(config)
     assert [path.name for path in tmp_path.iterdir()] == ["data.csv"]
+
+
+def test_from_sees_weights_that_changed_under_their_name(tmp_path: Path) -> None:
+    weights = tmp_path / "weights.h5"
+    weights.write_bytes(b"one")
+    config = Config(
+        name="digits",
+        data={"images": "digits"},
+        model={"family": "resnet", "start": "resnet20", "weights": str(weights)},
+        push={"to": str(tmp_path / "models")},
+        runs=str(tmp_path / "runs"),
+    )
+    done = [Component(name=name, state="done", seconds=0.1) for name in runner.NODES]
+    start = families.load("resnet").fingerprint(config.model)
+    before = RunResult(
+        name="digits", run="1", status="pushed", components=done, config=config.to_yaml(),
+        data="d", start=start,
+    )  # fmt: skip
+    before.save(config.home / "results")
+    assert runner._base_run(config, "d", "Evaluator") == "1"
+    weights.write_bytes(b"two")
+    with pytest.raises(ConfigError, match="model has changed since the run of 1"):
+        runner._base_run(config, "d", "Evaluator")
+    assert runner._base_run(config, "d", "ExampleGen") == "1"
