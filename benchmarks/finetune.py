@@ -56,13 +56,13 @@ def main() -> None:
     if not args.levers_only:
         best = "bfloat16, grouped by length"
         whole = [
-            ("PyTorch", "float32, padded to the longest", _run(peer)),
-            ("Espalier", f"{best} (its default)", _run(ours)),
+            ("PyTorch", "float32, padded to the longest", run(peer)),
+            ("Espalier", f"{best} (its default)", run(ours)),
         ]
         console.print(_table("3 epochs", whole))
     sides = (("PyTorch", peer, PEER_LEVERS), ("Espalier", ours, OUR_LEVERS))
     timed = [
-        (system, name, _run([*command, *options, "--max-steps", str(STEPS)]))
+        (system, name, run([*command, *options, "--max-steps", str(STEPS)]))
         for system, command, levers in sides
         for name, options in levers.items()
     ]
@@ -70,7 +70,8 @@ def main() -> None:
     console.print(_table(f"each lever, {STEPS} steps", timed))
 
 
-def _run(command: list[str]) -> dict[str, Any]:
+def run(command: list[str]) -> dict[str, Any]:
+    """The JSON object that a child prints last."""
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")

@@ -13,12 +13,12 @@ twice in turn, and the faster counts.
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from finetune import run
 from rich.console import Console
 from rich.table import Table
 
@@ -72,15 +72,6 @@ def show(found: dict[tuple[str, str], dict[str, Any]]) -> None:
         row = (f"{speed:.0f}", f"{result['step_ms']:.1f}", f"{speed / first:.2f}")
         table.add_row(system, settings, *row)
     Console().print(table)
-
-
-def run(command: list[str]) -> dict[str, Any]:
-    """The JSON object that a child prints last."""
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
 
 
 def measure(idx: Path, precision: str, synthetic: bool) -> dict[str, Any]:

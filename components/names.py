@@ -12,6 +12,7 @@ SPLIT_WORDS = {
     "eval": ("eval", "dev", "valid", "val", "validation", "development", "evaluation"),
     "test": ("test", "testing", "heldout"),
 }
+SPLITS = tuple(SPLIT_WORDS)
 
 
 def split_of(path: Path) -> str | None:

@@ -16,13 +16,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+from ..components.names import SPLITS
 from ..errors import ConfigError
 from ..trainer import families
 from ..trainer.preprocess import INPUTS, LABEL
-from ..trainer.settings import Augment, Train
+from ..trainer.settings import Augment, Section, Train
 
 Metric = Literal["accuracy", "f1", "auc", "precision", "recall", "specificity", "loss"]
-SPLITS = ("train", "eval", "test")
 FORMATS = ("csv", "parquet", "tfrecord", "images")
 
 
@@ -43,11 +43,7 @@ else:
 Place = Annotated[str, AfterValidator(os.path.expanduser)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class SplitPaths(_Section):
+class SplitPaths(Section):
     """Separate files for each split."""
 
     train: str = Field(description="Rows to train on: a file, a folder or a glob.")
@@ -61,7 +57,7 @@ class SplitPaths(_Section):
     )
 
 
-class Data(_Section):
+class Data(Section):
     """Where the rows are and what their columns mean."""
 
     csv: str | SplitPaths | None = Field(
@@ -167,7 +163,7 @@ class Data(_Section):
         return self.label or LABEL
 
 
-class Evaluate(_Section):
+class Evaluate(Section):
     """What is measured on the test rows, and what a model must reach to be blessed."""
 
     metrics: list[Metric] = Field(
@@ -214,7 +210,7 @@ class Evaluate(_Section):
         return {}, {self.metrics[0]: 0.0}
 
 
-class Push(_Section):
+class Push(Section):
     """Where a blessed model is published for TensorFlow Serving."""
 
     to: Place = Field(description="The model's base path, which TensorFlow Serving watches.")

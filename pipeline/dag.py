@@ -32,12 +32,13 @@ from ..components.data_gate import DataGate
 from ..components.evaluator import Evaluator
 from ..components.image_example_gen.component import ImageExampleGen
 from ..components.image_example_gen.listing import output_splits
+from ..components.names import SPLITS
 from ..components.pusher import Pusher
 from ..components.pusher.strategy import LastPushed
 from ..components.serving_check import ServingCheck
 from ..trainer import families
 from . import code_digest, store
-from .config import SPLITS, Config, Data
+from .config import Config, Data
 from .preflight import find_sources, input_patterns
 
 # TFX splits by a hash of the row: the same row always lands in the same split.
@@ -50,13 +51,14 @@ _READERS = {
 
 
 def create_pipeline(
-    config: Config, *, data: str = "", cache: bool = True, accept: bool = False
+    config: Config, *, data: str = "", start: str = "", cache: bool = True, accept: bool = False
 ) -> Pipeline:
     """The whole line, from the user's rows to a pushed version.
 
     Args:
         config: the job.
         data: a hash of the data's content; TFX itself looks at sizes and times alone.
+        start: a hash of what training starts from, for TFX's cache.
         cache: whether TFX may take a component's result from an earlier run.
         accept: leave the last blessed model out of the verdict.
     """
@@ -75,7 +77,7 @@ def create_pipeline(
         anomalies=validator.outputs["anomalies"],
         label=config.data.label_column,
     )
-    transform, trainer = _learn(config, examples, schema)
+    transform, trainer = _learn(config, start, examples, schema)
     transform.add_upstream_node(gate)
     baseline = Resolver(
         strategy_class=LastPushed,
@@ -183,7 +185,7 @@ def _schema(config: Config, statistics: StatisticsGen) -> Any:
     return SchemaGen(statistics=statistics.outputs["statistics"], infer_feature_shape=True)
 
 
-def _learn(config: Config, examples: Any, schema: Any) -> tuple[Transform, Trainer]:
+def _learn(config: Config, start: str, examples: Any, schema: Any) -> tuple[Transform, Trainer]:
     family = families.load(config.model.family)
     reads = {
         "inputs": config.data.inputs,
@@ -192,12 +194,8 @@ def _learn(config: Config, examples: Any, schema: Any) -> tuple[Transform, Train
         "code": code_digest("trainer"),  # not read by the code: TFX caches by these values
     }
     # What begins another training need not preprocess the rows again.
-    later = family.AFTER_TRANSFORM
-    start = {} if "weights" in later else {"checkpoint": family.fingerprint(config.model)}
-    whole = {
-        "model": config.model.model_dump(mode="json"),
-        "checkpoint": family.fingerprint(config.model),
-    }
+    later = set(family.AFTER_TRANSFORM)
+    checkpoint = {} if "weights" in later else {"checkpoint": start}
     transform = Transform(
         examples=examples.outputs["examples"],
         schema=schema.outputs["schema"],
@@ -206,8 +204,8 @@ def _learn(config: Config, examples: Any, schema: Any) -> tuple[Transform, Train
         disable_statistics=True,
         custom_config={
             **reads,
-            **start,
-            "model": config.model.model_dump(mode="json", exclude=set(later)),
+            **checkpoint,
+            "model": config.model.model_dump(mode="json", exclude=later),
         },
     )
     trainer = Trainer(
@@ -219,7 +217,8 @@ def _learn(config: Config, examples: Any, schema: Any) -> tuple[Transform, Train
         eval_args=trainer_pb2.EvalArgs(splits=["eval"]),
         custom_config={
             **reads,
-            **whole,
+            "checkpoint": start,
+            "model": config.model.model_dump(mode="json"),
             "train": config.train.model_dump(mode="json"),
             "state_dir": str(config.home),
         },

@@ -14,13 +14,13 @@ from pathlib import Path
 
 from ..components.faults import Faults, counted, listed
 from ..components.image_example_gen import idx
-from ..components.image_example_gen.listing import SPLITS, Listing, list_pictures, output_splits
+from ..components.image_example_gen.listing import Listing, list_pictures, output_splits
 from ..components.image_example_gen.picture import NOTES, Inspection
 from ..components.image_example_gen.sample import FEATURES, Picture, final_split, look
-from ..components.names import plain
+from ..components.names import SPLITS, plain
 from ..errors import ConfigError
 from .preflight import DataReport, doubts
-from .tally import FEWEST_ROWS, MOST_LABELS, MOST_SLICES, percentiles
+from .tally import FEWEST_ROWS, MOST_LABELS, MOST_SLICES, percentiles, slice_doubts
 
 _THREADS, _BATCH = 4, 256  # one picture per thread is in memory
 _PATIENCE = 2.0  # seconds
@@ -247,12 +247,7 @@ class _Survey:
         if few and not multi_label:
             shown = ", ".join(f"{label!r} {count}" for label, count in list(few.items())[:5])
             found.append(f"{len(few)} of {len(labels)} classes have few pictures: {shown}.")
-        return found + [
-            f"evaluate.slices: {name!r} has more than {MOST_SLICES} different values, and each "
-            f"gets metrics of its own."
-            for name, values in self.slices.items()
-            if len(values) > MOST_SLICES
-        ]
+        return found + slice_doubts(self.slices.items())
 
 
 def _judge(survey: _Survey, sources: Mapping[str, str], multi_label: bool, faults: Faults) -> None:

@@ -9,10 +9,12 @@ from .columns import Column, look_at
 from .init_images import picture_sources, propose_images
 from .preflight import TOKENS_PER_WORD, DataReport, check_csv, check_parquet
 from .proposal import (
+    class_weight,
     find_label,
     head,
     label_counts,
     limits,
+    metrics,
     push,
     quoted,
     short,
@@ -156,28 +158,19 @@ def _model(report: DataReport, pair: bool) -> list[str]:
 
 
 def _training(report: DataReport) -> list[str]:
-    counts = next(iter(report.labels.values())).values()
-    lines = [
+    return [
         "",
         "train:",
         "  epochs: 3  # the best of them is kept",
         "  batch_size: 32",
         "  learning_rate: 3e-4  # high for BERT; MiniLM is small and takes it",
+        *class_weight(next(iter(report.labels.values())), "label", "rows"),
     ]
-    if max(counts) >= 5 * min(counts):
-        lines.append(
-            "  class_weight: balanced  # the most frequent label has "
-            f"{max(counts) / min(counts):.0f} times the rows of the rarest"
-        )
-    return lines
 
 
 def _evaluation(report: DataReport, slices: Sequence[Column]) -> list[str]:
     labels = list(report.labels.values())[-1]
-    share = next(iter(labels.values())) / sum(labels.values())
-    metrics = "[f1, accuracy, auc]" if share > 0.8 else "[accuracy, f1, auc]"
-    why = "  # f1 first: nearly all rows have one label" if share > 0.8 else ""
-    lines = ["", "evaluate:", f"  metrics: {metrics}{why}"]
+    lines = ["", "evaluate:", metrics(labels, ["auc"], "nearly all rows have one label")]
     if slices:
         values = ", ".join(f"{column.name}: {len(column.values)} values" for column in slices)
         names = ", ".join(quoted(column.name) for column in slices)

@@ -12,7 +12,17 @@ from ..components.image_example_gen.table import PATH_COLUMNS
 from .columns import Column
 from .image_rows import Pictures, check_images
 from .preflight import DataReport
-from .proposal import find_label, head, label_counts, limits, push, quoted, source_lines
+from .proposal import (
+    class_weight,
+    find_label,
+    head,
+    label_counts,
+    limits,
+    metrics,
+    push,
+    quoted,
+    source_lines,
+)
 
 _DEEPEST = 4  # levels of folders in which a picture is looked for
 _ROWS = 5  # of a CSV, to see whether they name pictures
@@ -80,11 +90,8 @@ def propose_images(path: Path, sources: Mapping[str, str]) -> str:
     small = _side(pictures) <= _SMALL
     lines += _model(pictures, small) + (_from_nothing() if small else _from_weights())
     counts = next(iter(report.labels.values()))
-    if not multi_label and max(counts.values()) >= 5 * min(counts.values()):
-        lines.append(
-            "  class_weight: balanced  # the most frequent class has "
-            f"{max(counts.values()) / min(counts.values()):.0f} times the pictures of the rarest"
-        )
+    if not multi_label:
+        lines += class_weight(counts, "class", "pictures")
     return "\n".join([*lines, *_evaluation(report, multi_label), *push(path)])
 
 
@@ -204,7 +211,5 @@ def _evaluation(report: DataReport, multi_label: bool) -> list[str]:
             "    auc: 0.01",
         ]
     labels = list(report.labels.values())[-1]
-    share = next(iter(labels.values())) / sum(labels.values())
-    metrics = "[f1, accuracy]" if share > 0.8 else "[accuracy, f1]"
-    why = "  # f1 first: nearly all pictures are of one class" if share > 0.8 else ""
-    return ["", "evaluate:", f"  metrics: {metrics}{why}", *limits(labels)]
+    chosen = metrics(labels, [], "nearly all pictures are of one class")
+    return ["", "evaluate:", chosen, *limits(labels)]

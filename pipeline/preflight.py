@@ -21,12 +21,12 @@ from .places import check_places, check_writable
 from .sources import find_files, find_sources, input_patterns
 from .tally import (
     FEWEST_ROWS,
-    MOST_SLICES,
     Columns,
     Tally,
     judge,
     percentiles,
     same_columns,
+    slice_doubts,
 )
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def _check_rows(config: "Config") -> DataReport:
     splits = find_sources(data.sources, data.format)
     input_patterns(splits)
     look = {"csv": check_csv, "parquet": check_parquet, "tfrecord": check_tfrecord}[data.format]
-    report = look(splits, data.texts, data.label or "", config.evaluate.slices)
+    report = look(splits, data.texts, data.label_column, config.evaluate.slices)
     report.warnings += _mixed_splits(splits)
     return report
 
@@ -123,7 +123,7 @@ def _check_images(config: "Config", progress: Callable[[str], None] | None) -> D
 
     return check_images(
         config.data.sources,
-        label=config.data.label or "label",
+        label=config.data.label_column,
         multi_label=config.data.multi_label,
         on_bad_image=config.data.on_bad_image,
         slices=config.evaluate.slices,
@@ -258,12 +258,7 @@ def _fill(report: DataReport, tallies: Mapping[str, Tally]) -> None:
             words[count] = words.get(count, 0) + rows
     report.words = percentiles(words)
     report.warnings += doubts(next(iter(tallies)), report)
-    many = {name for t in tallies.values() for name, v in t.slices.items() if len(v) > MOST_SLICES}
-    report.warnings += [
-        f"evaluate.slices: {name!r} has more than {MOST_SLICES} different values, and each gets "
-        f"metrics of its own."
-        for name in sorted(many)
-    ]
+    report.warnings += slice_doubts(one for t in tallies.values() for one in t.slices.items())
 
 
 def doubts(trained: str, report: DataReport) -> list[str]:

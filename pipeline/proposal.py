@@ -50,6 +50,24 @@ def limits(labels: Mapping[str, int]) -> list[str]:
     ]
 
 
+def class_weight(labels: Mapping[str, int], label: str, rows: str) -> list[str]:
+    """The line of `train` that balances classes of very different size, if they are; the words
+    are what a label and its rows are called."""
+    rarest, most = min(labels.values()), max(labels.values())
+    if most < 5 * rarest:
+        return []
+    why = f"the most frequent {label} has {most / rarest:.0f} times the {rows} of the rarest"
+    return [f"  class_weight: balanced  # {why}"]
+
+
+def metrics(labels: Mapping[str, int], others: Sequence[str], nearly_all: str) -> str:
+    """The line of `evaluate` that names the metrics: accuracy first, unless one label is so
+    frequent that it says nothing."""
+    if next(iter(labels.values())) / sum(labels.values()) > 0.8:
+        return f"  metrics: [{', '.join(['f1', 'accuracy', *others])}]  # f1 first: {nearly_all}"
+    return f"  metrics: [{', '.join(['accuracy', 'f1', *others])}]"
+
+
 def push(path: Path) -> list[str]:
     """The lines of `push`, and the last line's end."""
     return [

@@ -262,35 +262,39 @@ def _table(result: RunResult) -> RenderableType:
 
 
 def _metrics(result: RunResult) -> Table:
-    table = Table(title="metrics", title_justify="left", box=None, padding=(0, 2, 0, 0))
     overall = result.metrics["overall"]
-    names = [name for name in overall if name != "rows"]
-    table.add_column("slice")
-    for name in ["rows", *names]:
-        table.add_column(name, justify="right")
     rows: list[tuple[str, dict[str, Any]]] = [("overall", overall)]
     rows += [(escape(title), values) for title, values in result.metrics["slices"].items()]
     if result.baseline:
         rows.append(("[dim]blessed before[/]", result.baseline["overall"]))
-    for title, values in rows:
-        cells = (_number(values.get(name)) for name in names)
-        table.add_row(title, f"{values.get('rows', 0):,}", *cells)
-    return table
+    return _numbers("metrics", "slice", ["rows", *(n for n in overall if n != "rows")], rows)
 
 
 _MOST_LABELS = 20  # shown; results/ and metrics.json have all
 
 
 def _label_metrics(labels: dict[str, dict[str, float | None]]) -> Table:
-    table = Table(title="each label", title_justify="left", box=None, padding=(0, 2, 0, 0))
-    names = list(next(iter(labels.values())))
-    table.add_column("label")
+    rows = [(escape(label), values) for label, values in labels.items()]
+    table = _numbers("each label", "label", list(rows[0][1]), rows[:_MOST_LABELS])
+    if len(rows) > _MOST_LABELS:
+        table.add_row(f"... {len(rows) - _MOST_LABELS} more")
+    return table
+
+
+def _numbers(
+    title: str, first: str, names: list[str], rows: list[tuple[str, dict[str, Any]]]
+) -> Table:
+    """A table with a name in front of each row's numbers."""
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table.add_column(first)
     for name in names:
         table.add_column(name, justify="right")
-    for label, values in list(labels.items())[:_MOST_LABELS]:
-        table.add_row(escape(label), *(_number(values.get(name)) for name in names))
-    if len(labels) > _MOST_LABELS:
-        table.add_row(f"... {len(labels) - _MOST_LABELS} more")
+    for row, values in rows:
+        cells = (
+            f"{values.get(name, 0):,}" if name == "rows" else _number(values.get(name))
+            for name in names
+        )
+        table.add_row(row, *cells)
     return table
 
 

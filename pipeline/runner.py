@@ -74,31 +74,30 @@ def run(
     report = preflight.check(config, lambda line: screen.print(line, highlight=False))
     for warning in report.warnings:
         screen.print(f"[yellow]warning:[/] {escape(warning)}", highlight=False, soft_wrap=True)
-    key = _key(config, report.fingerprint, accept)
+    start = families.load(config.model.family).fingerprint(config.model)
+    key = _key(config, report.fingerprint, start, accept)
     folder = config.home / "results"
     before = results.latest(folder)
     whole = from_node is None and to_node is None
     if cache and whole and before and before.key == key and _is_served(before, config.push.to):
         before.cached, before.seconds = True, time.monotonic() - started
         return before
-    base = _base_run(config, report.fingerprint, from_node) if from_node else None
+    base = _base_run(config, report.fingerprint, start, from_node) if from_node else None
     with _alone(config.home):
-        options = {"data": report.fingerprint, "cache": cache, "accept": accept}
+        options = {"data": report.fingerprint, "start": start, "cache": cache, "accept": accept}
         part = (from_node, to_node, base)
         result = _run_pipeline(config, runner, part, options, console)
         # A part of the line may rest on what other settings made: never a whole run's answer.
         result.key = key if whole else ""
-        result.config, result.data = config.to_yaml(), report.fingerprint
-        result.start = families.load(config.model.family).fingerprint(config.model)
+        result.config, result.data, result.start = config.to_yaml(), report.fingerprint, start
         result.seconds = time.monotonic() - started
         result.save(folder)
     return result
 
 
-def _key(config: Config, data: str, accept: bool) -> str:
+def _key(config: Config, data: str, start: str, accept: bool) -> str:
     """Hash of everything that a run's results depend on."""
-    family = families.load(config.model.family)
-    parts = [config.to_yaml(), data, family.fingerprint(config.model), code_digest(), accept]
+    parts = [config.to_yaml(), data, start, code_digest(), accept]
     if config.data.schema_file:
         parts.append(Path(config.data.schema_file).read_text(encoding="utf-8"))
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
@@ -116,7 +115,7 @@ def _is_served(result: RunResult, to: str) -> bool:
 _READ_BY = {"data": "ExampleGen", "model": "Transform", "train": "Trainer"}
 
 
-def _base_run(config: Config, data: str, from_node: str) -> str:
+def _base_run(config: Config, data: str, start: str, from_node: str) -> str:
     """The run whose results stand in for the components before `from_node`.
 
     Raises:
@@ -132,10 +131,7 @@ def _base_run(config: Config, data: str, from_node: str) -> str:
     before = found[-1]
     old = YAML(typ="safe").load(before.config)
     now = config.model_dump(mode="json", by_alias=True)
-    contents = {
-        "data": before.data != data,
-        "model": before.start != families.load(config.model.family).fingerprint(config.model),
-    }
+    contents = {"data": before.data != data, "model": before.start != start}
     for section, reader in _READ_BY.items():
         changed = old[section] != now[section] or contents.get(section)
         if changed and reader in needed:

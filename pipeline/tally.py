@@ -1,7 +1,7 @@
 """Count one split's rows, and judge what only all rows together show."""
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ..components.faults import LONGEST_LABEL, Faults, Unreadable, listed
@@ -234,6 +234,16 @@ def _judge_other(tally: Tally, train: Tally, place: str, faults: Faults) -> None
             f"{f'Did you mean {near[0]!r}? ' if near else ''}A model cannot know it; "
             f"{train.split} has {train.some}.",
         )
+
+
+def slice_doubts(slices: Iterable[tuple[str, Collection[str]]]) -> list[str]:
+    """A doubt about each column to slice by that has too many values; a column may come twice."""
+    many = {name for name, values in slices if len(values) > MOST_SLICES}
+    return [
+        f"evaluate.slices: {name!r} has more than {MOST_SLICES} different values, and each gets "
+        f"metrics of its own."
+        for name in sorted(many)
+    ]
 
 
 def percentiles(counts: Mapping[int, int]) -> dict[int, int]:

@@ -8,17 +8,18 @@ and serving cannot disagree about it. This module can be imported without Tensor
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from ..errors import ConfigError, reason
 from . import keras_weights
-from .checkpoints import sha256
+from .checkpoints import Progress, sha256
+from .settings import Section
 
 if TYPE_CHECKING:
-    import numpy as np
     import tensorflow as tf
     import tf_keras as keras
 
@@ -33,10 +34,8 @@ _MOMENTUM = 0.9
 Side = Annotated[int, Field(ge=8, le=4096)]
 
 
-class ImageSettings(BaseModel):
+class ImageSettings(Section):
     """The keys of `model:` that every image family has."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     size: Side | Annotated[list[Side], Field(min_length=2, max_length=2)] | None = Field(
         None,
@@ -63,6 +62,30 @@ class ImageSettings(BaseModel):
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="Share of features dropped in training.")
 
+    @property
+    def architecture(self) -> "Architecture":
+        """The family's model that these settings name."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What tells one image model from another, its layers aside.
+
+    Attributes:
+        name: of this model.
+        side: pixels of a side where `size` is left out.
+        smallest: pixels that a side must have.
+        published: where its ImageNet weights are, if there are any.
+        by_data: whether there is no normalisation but by the data.
+    """
+
+    name: str
+    side: int
+    smallest: int
+    published: Callable[[], keras_weights.Published] | None = None
+    by_data: bool = False
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -73,9 +96,9 @@ class Geometry:
     channels: int
 
     @classmethod
-    def of(cls, settings: ImageSettings, default: int) -> "Geometry":
-        """From the settings; `default` is the family's own side."""
-        size = settings.size or default
+    def of(cls, settings: ImageSettings) -> "Geometry":
+        """From the settings, or the architecture's own."""
+        size = settings.size or settings.architecture.side
         height, width = (size, size) if isinstance(size, int) else size
         return cls(height, width, 1 if settings.color == "grey" else 3)
 
@@ -90,55 +113,81 @@ class Geometry:
         return self.height * self.width * self.channels
 
 
-def check(settings: ImageSettings, geometry: Geometry, smallest: int) -> None:
-    """Raise ConfigError for settings that do not go together."""
+# --- what a family's module takes over as it is --------------------------------------------------
+
+
+def check(settings: ImageSettings, progress: Progress | None = None) -> None:
+    """Find the settings' faults; fetch or look for the weights.
+
+    Raises ConfigError or CheckpointError.
+    """
+    geometry, smallest = Geometry.of(settings), settings.architecture.smallest
     if min(geometry.height, geometry.width) < smallest:
         raise ConfigError(
             f"model.size is {geometry.height} x {geometry.width}, and this model needs "
             f"{smallest} x {smallest} at least. Give a larger size (small pictures are enlarged), "
             f"or take `family: resnet` with `start: resnet20`, made for small ones."
         )
-    if settings.weights != keras_weights.IMAGENET:
-        return
-    if settings.color == "grey":
+    if settings.weights == keras_weights.IMAGENET and settings.color == "grey":
         raise ConfigError(
             "model.color is grey, and ImageNet's weights have three channels. Leave color out: "
             "grey pictures are then given three channels that are alike."
         )
-    if settings.normalize == "data":
+    if settings.weights == keras_weights.IMAGENET and settings.normalize == "data":
         raise ConfigError(
             "model.normalize is data, and ImageNet's weights expect the family's normalisation. "
             "Leave normalize out."
         )
+    _weights_file(settings, progress)
+
+
+def fingerprint(settings: ImageSettings) -> str:
+    """Return a SHA-256 (hex) of what training starts from: a weights file, or an architecture."""
+    file = _weights_file(settings)
+    return sha256(file) if file else hashlib.sha256(settings.architecture.name.encode()).hexdigest()
+
+
+def pixel_shapes(settings: ImageSettings) -> dict[str, tuple[int, int, int]]:
+    """Return the (height, width, channels) of the features that hold pixels."""
+    return {FEATURE: Geometry.of(settings).shape}
+
+
+def preprocess(inputs: "dict[str, tf.Tensor]", settings: ImageSettings) -> "dict[str, tf.Tensor]":
+    """Decode and resize `image_bytes`, in the Transform graph; see `pack`."""
+    return {FEATURE: pack(inputs["image_bytes"], Geometry.of(settings), settings.keep_aspect)}
+
+
+def learned(settings: ImageSettings, source: Any) -> "tuple[list[float], list[float]] | None":
+    """Return the training pictures' mean and standard deviation, where they are asked for."""
+    if settings.normalize == "data" or settings.architecture.by_data:
+        return statistics(source.pixels(FEATURE))
+    return None
+
+
+def _weights_file(settings: ImageSettings, progress: Progress | None = None) -> Path | None:
+    if settings.weights is None:
+        return None
+    find = settings.architecture.published
+    published = find() if find and settings.weights == keras_weights.IMAGENET else None
+    return keras_weights.resolve(settings.weights, published, progress)
 
 
 def try_weights(family: ModuleType, settings: ImageSettings) -> None:
     """Raise CheckpointError unless the weights fit the architecture, by building it once."""
     if settings.weights is not None:
-        ((_, _, channels),) = family.pixel_shapes(settings).values()
+        channels = Geometry.of(settings).channels
         family.build(settings, 2, ([0.0] * channels, [1.0] * channels))
-
-
-def fingerprint(
-    settings: ImageSettings, name: str, imagenet: keras_weights.Published | None
-) -> str:
-    """Return a SHA-256 (hex) of what training starts from: a weights file, or an architecture."""
-    if settings.weights is None:
-        return hashlib.sha256(name.encode()).hexdigest()
-    return sha256(keras_weights.resolve(settings.weights, imagenet))
 
 
 # --- in the Transform graph -------------------------------------------------------------------
 
 
-def preprocess(
-    contents: "tf.Tensor", geometry: Geometry, keep_aspect: bool
-) -> "dict[str, tf.Tensor]":
-    """Decode and resize encoded pictures, in the Transform graph.
+def pack(contents: "tf.Tensor", geometry: Geometry, keep_aspect: bool) -> "tf.Tensor":
+    """Decode and resize encoded pictures.
 
-    contents: string [B], each JPEG, PNG, GIF (the first frame) or BMP. Returns `image`: string
-    [B], the pixels' bytes (uint8, height x width x channels, row by row). What is no picture, or
-    has more than MAX_PIXELS, is an InvalidArgumentError, which TensorFlow Serving answers with
+    contents: string [B], each JPEG, PNG, GIF (the first frame) or BMP. Returns string [B], the
+    pixels' bytes (uint8, height x width x channels, row by row). What is no picture, or has more
+    than MAX_PIXELS, is an InvalidArgumentError, which TensorFlow Serving answers with
     INVALID_ARGUMENT.
     """
     import tensorflow as tf
@@ -149,7 +198,7 @@ def preprocess(
 
     packed = tf.map_fn(one, contents, fn_output_signature=tf.string)
     # A serialized tensor ends with its content; the header before it says the same in each row.
-    return {FEATURE: tf.strings.substr(packed, -geometry.bytes, geometry.bytes)}
+    return tf.strings.substr(packed, -geometry.bytes, geometry.bytes)
 
 
 def decode(data: "tf.Tensor", channels: int) -> "tf.Tensor":
@@ -281,7 +330,7 @@ def statistics(batches: "tf.data.Dataset") -> "tuple[list[float], list[float]]":
 
     count, total, squares = 0, np.zeros(1), np.zeros(1)
     for batch in batches.as_numpy_iterator():
-        pixels: np.ndarray = batch.reshape(-1, batch.shape[-1]).astype(np.float64)
+        pixels = batch.reshape(-1, batch.shape[-1]).astype(np.float64)
         count += len(pixels)
         total = total + pixels.sum(axis=0)
         squares = squares + np.square(pixels).sum(axis=0)
@@ -291,48 +340,45 @@ def statistics(batches: "tf.data.Dataset") -> "tuple[list[float], list[float]]":
 
 
 def classifier(
-    geometry: Geometry,
+    settings: ImageSettings,
     num_classes: int,
     normalization: "Callable[[keras.KerasTensor], keras.KerasTensor] | tuple[list[float], ...]",
     backbone: "Callable[[keras.KerasTensor], keras.KerasTensor]",
-    dropout: float,
-    weights: "Sequence[list[np.ndarray]] | None" = None,
 ) -> "keras.Model":
-    """A flat classifier around a backbone.
+    """A flat classifier around a backbone, with the weights that the settings name.
 
     Input `image`: float32 [B, H, W, C], pixels of 0 to 255. Output: logits float32
     [B, num_classes], under any precision policy. `normalization` is a function, or the mean and
-    the standard deviation of each channel; `weights` are those of the backbone's layers in their
-    order.
+    the standard deviation of each channel.
     """
     import tf_keras as keras
 
     # === Layers ===
     pooling = keras.layers.GlobalAveragePooling2D(name="pooling", dtype="float32")
-    drop = keras.layers.Dropout(dropout, name="head_dropout", dtype="float32")
+    drop = keras.layers.Dropout(settings.dropout, name="head_dropout", dtype="float32")
     logits = keras.layers.Dense(num_classes, name="logits", dtype="float32")
 
     # === Functional model ===
-    image = keras.Input(geometry.shape, name=FEATURE, dtype="float32")
-    if isinstance(normalization, tuple):
-        mean, deviation = normalization
-        scale = [1 / value for value in deviation]
-        offset = [-m / d for m, d in zip(mean, deviation, strict=True)]
-        normalize = keras.layers.Rescaling(scale, offset, name="normalization", dtype="float32")
-        x = normalize(image)
-    else:
-        x = normalization(image)
-    features = backbone(x)  # (B, h, w, F)
-    model = keras.Model(image, logits(drop(pooling(features))), name="image_classifier")
-
+    image = keras.Input(Geometry.of(settings).shape, name=FEATURE, dtype="float32")
+    normalize = _rescaling(*normalization) if isinstance(normalization, tuple) else normalization
+    features = backbone(normalize(image))  # (B, h, w, F)
+    model = keras.Model({FEATURE: image}, logits(drop(pooling(features))), name="image_classifier")
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = _MOMENTUM
 
     # === Weights ===
-    if weights is not None:
-        keras_weights.assign(keras.Model(image, features), weights)
-    return keras.Model({FEATURE: image}, model.output, name="image_classifier")
+    if file := _weights_file(settings):
+        keras_weights.assign(keras.Model(image, features), keras_weights.read(file))
+    return model
+
+
+def _rescaling(mean: list[float], deviation: list[float]) -> "keras.layers.Layer":
+    import tf_keras as keras
+
+    scale = [1 / value for value in deviation]
+    offset = [-m / d for m, d in zip(mean, deviation, strict=True)]
+    return keras.layers.Rescaling(scale, offset, name="normalization", dtype="float32")
 
 
 def freeze(model: "keras.Model", freeze: int | Literal["all"], stage_ends: Sequence[str]) -> None:

@@ -83,14 +83,18 @@ def count_values(rows: "tf.data.Dataset", name: str, spec: Any) -> tuple[int, di
     import numpy as np
     import tensorflow as tf
 
+    def parse(serialized: "tf.Tensor") -> "tuple[tf.Tensor, tf.Tensor]":
+        found = tf.io.parse_example(serialized, {name: spec})[name]
+        values = found.values if isinstance(found, tf.SparseTensor) else found
+        return tf.size(serialized), values
+
     total, counts = 0, {}  # type: ignore[var-annotated]
-    for serialized in rows.batch(64):  # whole rows, pictures and all, are in memory
-        batch = tf.io.parse_example(serialized, {name: spec})[name]
-        batch = batch.values if isinstance(batch, tf.SparseTensor) else batch
-        values, numbers = np.unique(batch.numpy(), return_counts=True)
+    # Few at a time: whole rows, pictures and all, are in memory.
+    for size, batch in rows.batch(64).map(parse).as_numpy_iterator():
+        values, numbers = np.unique(batch, return_counts=True)
         for value, number in zip(values.tolist(), numbers.tolist(), strict=True):
             counts[value] = counts.get(value, 0) + number
-        total += int(tf.size(serialized))
+        total += int(size)
     return total, counts
 
 

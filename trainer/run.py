@@ -50,7 +50,7 @@ def run_fn(fn_args: Any) -> None:
 
     def train_data(epoch: int) -> "tf.data.Dataset":
         seed = settings.seed * 1000 + epoch + 1
-        augment = _augment(job, settings, seed)
+        augment = _augment(settings, list(source.pixel_shapes), seed)
         return batches(source, settings.batch_size, shuffle_seed=seed, augment=augment)
 
     with hardware.precision(settings.precision), hardware.strategy().scope():
@@ -110,8 +110,7 @@ class _Job:
         )
 
 
-def _augment(job: _Job, settings: Train, seed: int) -> Augmentation | None:
-    pixels = list(job.family.pixel_shapes(job.settings))
+def _augment(settings: Train, pixels: list[str], seed: int) -> Augmentation | None:
     if not pixels or settings.augment == Augment():
         return None
     return augmentation(settings.augment, pixels[0], seed)

@@ -5,10 +5,14 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 
-class Augment(BaseModel):
-    """Random changes of pictures in training; evaluation and serving see them as they are."""
+class Section(BaseModel):
+    """A section of the YAML: a key that it does not know is a fault."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Augment(Section):
+    """Random changes of pictures in training; evaluation and serving see them as they are."""
 
     flip: bool = Field(False, description="Mirror every other picture, left to right.")
     crop: float = Field(
@@ -25,10 +29,8 @@ class Augment(BaseModel):
     )
 
 
-class Stage(BaseModel):
+class Stage(Section):
     """One part of a training in stages; what is left out is as in `train:`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     epochs: int = Field(ge=1, description="Passes over the training rows, at most.")
     freeze: Annotated[int, Field(ge=0)] | Literal["all"] | None = Field(
@@ -39,10 +41,8 @@ class Stage(BaseModel):
     )
 
 
-class Train(BaseModel):
+class Train(Section):
     """The training loop's settings, the same for every family."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     epochs: int = Field(3, ge=1, description="Passes over the training rows, at most.")
     batch_size: int = Field(32, ge=1, description="Rows per step, over all devices together.")

@@ -10,9 +10,8 @@ from tfx.dsl.components.base import executor_spec
 from tfx.proto import example_gen_pb2
 
 from ...errors import ConfigError
-from ..names import plain
+from ..names import SPLITS, plain
 from . import executor
-from .listing import SPLITS
 from .sample import FEATURES
 
 

@@ -18,7 +18,8 @@ import apache_beam as beam
 import tensorflow as tf
 from tfx.components.example_gen.write_split import DEFAULT_TF_RECORD_FILE_NAME
 
-from .listing import SPLITS, Listing
+from ..names import SPLITS
+from .listing import Listing
 from .sample import FEATURES, Picture, final_split, look, read
 
 SKIPPED = "skipped.jsonl"  # beside the splits' folders

@@ -9,12 +9,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ..faults import Faults, counted, listed
+from ..names import SPLITS
 from . import idx
 from .folders import ClassFolders, is_picture, readable, split_folders, visible
 from .sample import Picture
 from .table import LabelTable
-
-SPLITS = ("train", "eval", "test")
 
 Listing = dict[str, list[Picture]]
 

@@ -13,7 +13,8 @@ from PIL import Image
 
 from espalier import ConfigError
 from espalier.trainer import images
-from espalier.trainer.images import Geometry, ImageSettings
+from espalier.trainer.families import resnet
+from espalier.trainer.images import Geometry
 from espalier.trainer.input import unpack
 
 COLORS = np.random.default_rng(0).integers(0, 256, (24, 36, 3), np.uint8)
@@ -30,7 +31,7 @@ def decoded() -> Callable[..., np.ndarray]:
     """Pixels [B, H, W, C] that the graph gives for encoded pictures."""
 
     def run(pictures: list[bytes], geometry: Geometry, keep_aspect: bool = False) -> np.ndarray:
-        graph = tf.function(lambda data: images.preprocess(data, geometry, keep_aspect)["image"])
+        graph = tf.function(lambda data: images.pack(data, geometry, keep_aspect))
         return unpack(graph(tf.constant(pictures)), geometry.shape).numpy()
 
     return run
@@ -184,9 +185,8 @@ def test_statistics_are_those_of_each_channel() -> None:
     ],
 )
 def test_settings_that_do_not_go_together(settings: dict[str, Any], words: str) -> None:
-    one = ImageSettings(**settings)
     with pytest.raises(ConfigError, match=words):
-        images.check(one, Geometry.of(one, 224), 32)
+        images.check(resnet.Settings(start="resnet50", **settings))
 
 
 def test_pictures_that_only_decoding_finds_broken_are_named(tmp_path: Any) -> None:

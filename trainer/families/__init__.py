@@ -1,8 +1,7 @@
 """Model families: one module each, listed by what lies in this folder.
 
-A family's module can be imported without TensorFlow. Besides `Settings` it holds `check`,
-`fingerprint`, `depth`, `pixel_shapes`, `preprocess`, `learned`, `build` and `freeze`;
-docs/add-a-family.md documents them, `bert.py` and `resnet.py` are the patterns.
+A family's module can be imported without TensorFlow. docs/add-a-family.md says what it holds;
+`bert.py` is the pattern for texts, `inception.py` for pictures.
 """
 
 import difflib

@@ -13,10 +13,11 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from ...errors import CheckpointError, ConfigError
 from .. import checkpoints, wordpiece
+from ..settings import Section
 from ._bert_checkpoint import (
     ACTIVATIONS,
     Plan,
@@ -48,10 +49,8 @@ _VOCABULARY_SIZE = 8000
 _MIN_LENGTH = 8
 
 
-class Settings(BaseModel):
+class Settings(Section):
     """The `model:` section for BERT."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     family: Literal["bert"] = "bert"
     start: str = Field(

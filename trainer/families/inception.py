@@ -3,17 +3,17 @@
 from typing import TYPE_CHECKING, Any, Literal
 
 from .. import images, keras_weights
-from ..checkpoints import Progress
-from ..images import Geometry, ImageSettings
+from ..images import Architecture, ImageSettings
 
 if TYPE_CHECKING:
-    import tensorflow as tf
     import tf_keras as keras
 
 FEATURE_KIND = "image"
 SEQUENCE_FEATURES = ()
 AFTER_TRANSFORM = images.AFTER_TRANSFORM
-_SIDE, _SMALLEST, _BLOCKS = 299, 75, 11
+check, fingerprint, pixel_shapes = images.check, images.fingerprint, images.pixel_shapes
+preprocess, learned = images.preprocess, images.learned
+_BLOCKS = 11
 
 
 class Settings(ImageSettings):
@@ -21,17 +21,10 @@ class Settings(ImageSettings):
 
     family: Literal["inception"] = "inception"
 
-
-def check(settings: Settings, progress: Progress | None = None) -> None:
-    """Find the settings' faults; fetch or look for the weights."""
-    images.check(settings, _geometry(settings), _SMALLEST)
-    if settings.weights is not None:
-        keras_weights.resolve(settings.weights, _published(settings), progress)
-
-
-def fingerprint(settings: Settings) -> str:
-    """Return a SHA-256 (hex) of what training starts from."""
-    return images.fingerprint(settings, "inceptionv3", _published(settings))
+    @property
+    def architecture(self) -> Architecture:
+        """InceptionV3, the one there is."""
+        return Architecture("inceptionv3", side=299, smallest=75, published=_published)
 
 
 def depth(settings: Settings) -> int:
@@ -39,37 +32,15 @@ def depth(settings: Settings) -> int:
     return _BLOCKS
 
 
-def pixel_shapes(settings: Settings) -> dict[str, tuple[int, int, int]]:
-    """Return the (height, width, channels) of the features that hold pixels."""
-    return {images.FEATURE: _geometry(settings).shape}
-
-
-def preprocess(inputs: "dict[str, tf.Tensor]", settings: Settings) -> "dict[str, tf.Tensor]":
-    """Decode and resize; see `images.preprocess`."""
-    return images.preprocess(inputs["image_bytes"], _geometry(settings), settings.keep_aspect)
-
-
-def learned(settings: Settings, source: Any) -> Any:
-    """Return the training pictures' mean and standard deviation, where they are asked for."""
-    if settings.normalize == "data":
-        return images.statistics(source.pixels(images.FEATURE))
-    return None
-
-
 def build(settings: Settings, num_classes: int, learned: Any) -> "keras.Model":
     """Return the classifier; see `images.classifier`."""
     from tf_keras.applications import inception_v3
 
-    weights = None
-    if settings.weights is not None:
-        weights = keras_weights.read(keras_weights.resolve(settings.weights, _published(settings)))
     return images.classifier(
-        _geometry(settings),
+        settings,
         num_classes,
         learned or inception_v3.preprocess_input,
         lambda x: inception_v3.InceptionV3(False, None, input_tensor=x).output,
-        settings.dropout,
-        weights,
     )
 
 
@@ -78,13 +49,7 @@ def freeze(model: "keras.Model", freeze: int | Literal["all"]) -> None:
     images.freeze(model, freeze, [f"mixed{block}" for block in range(_BLOCKS)])
 
 
-def _geometry(settings: Settings) -> Geometry:
-    return Geometry.of(settings, _SIDE)
-
-
-def _published(settings: Settings) -> keras_weights.Published | None:
-    if settings.weights != keras_weights.IMAGENET:
-        return None
+def _published() -> keras_weights.Published:
     from tf_keras.src.applications import inception_v3
 
     return keras_weights.Published(

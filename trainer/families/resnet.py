@@ -10,30 +10,28 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from .. import images, keras_weights
-from ..checkpoints import Progress
-from ..images import Geometry, ImageSettings
+from ..images import Architecture, ImageSettings
 
 if TYPE_CHECKING:
-    import tensorflow as tf
     import tf_keras as keras
 
 FEATURE_KIND = "image"
 SEQUENCE_FEATURES = ()
 AFTER_TRANSFORM = images.AFTER_TRANSFORM
+check, fingerprint, pixel_shapes = images.check, images.fingerprint, images.pixel_shapes
+preprocess, learned = images.preprocess, images.learned
 
 # Depth 6n + 2, three stages of n blocks (section 4.2).
 SMALL = {"resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9, "resnet110": 18}
-# Blocks of the four stages (table 1), and the function of keras.applications.
+# The functions of keras.applications.
 LARGE = {
-    "resnet50": ((3, 4, 6, 3), "ResNet50"),
-    "resnet101": ((3, 4, 23, 3), "ResNet101"),
-    "resnet152": ((3, 8, 36, 3), "ResNet152"),
-    "resnet50v2": ((3, 4, 6, 3), "ResNet50V2"),
-    "resnet101v2": ((3, 4, 23, 3), "ResNet101V2"),
-    "resnet152v2": ((3, 8, 36, 3), "ResNet152V2"),
+    "resnet50": "ResNet50",
+    "resnet101": "ResNet101",
+    "resnet152": "ResNet152",
+    "resnet50v2": "ResNet50V2",
+    "resnet101v2": "ResNet101V2",
+    "resnet152v2": "ResNet152V2",
 }
-_SIDE = {True: 32, False: 224}
-_SMALLEST = {True: 8, False: 32}
 
 
 class Settings(ImageSettings):
@@ -48,20 +46,13 @@ class Settings(ImageSettings):
         "101 or 152, or their second version (v2), for large ones."
     )  # fmt: skip
 
-
-def check(settings: Settings, progress: Progress | None = None) -> None:
-    """Find the settings' faults; fetch or look for the weights.
-
-    Raises ConfigError or CheckpointError.
-    """
-    images.check(settings, _geometry(settings), _SMALLEST[settings.start in SMALL])
-    if settings.weights is not None:
-        keras_weights.resolve(settings.weights, _published(settings), progress)
-
-
-def fingerprint(settings: Settings) -> str:
-    """Return a SHA-256 (hex) of what training starts from."""
-    return images.fingerprint(settings, settings.start, _published(settings))
+    @property
+    def architecture(self) -> Architecture:
+        """The model that `start` names."""
+        if self.start in SMALL:
+            # He et al. subtract the mean of the data from CIFAR's pictures.
+            return Architecture(self.start, side=32, smallest=8, by_data=True)
+        return Architecture(self.start, 224, smallest=32, published=lambda: _published(self.start))
 
 
 def depth(settings: Settings) -> int:
@@ -69,44 +60,21 @@ def depth(settings: Settings) -> int:
     return 3 if settings.start in SMALL else 4
 
 
-def pixel_shapes(settings: Settings) -> dict[str, tuple[int, int, int]]:
-    """Return the (height, width, channels) of the features that hold pixels."""
-    return {images.FEATURE: _geometry(settings).shape}
-
-
-def preprocess(inputs: "dict[str, tf.Tensor]", settings: Settings) -> "dict[str, tf.Tensor]":
-    """Decode and resize; see `images.preprocess`."""
-    return images.preprocess(inputs["image_bytes"], _geometry(settings), settings.keep_aspect)
-
-
-def learned(settings: Settings, source: Any) -> Any:
-    """Return the training pictures' mean and standard deviation, where they are asked for."""
-    # He et al. subtract the mean of the data from CIFAR's pictures: no other convention exists.
-    if settings.normalize == "data" or settings.start in SMALL:
-        return images.statistics(source.pixels(images.FEATURE))
-    return None
-
-
 def build(settings: Settings, num_classes: int, learned: Any) -> "keras.Model":
     """Return the classifier; see `images.classifier`."""
     import tf_keras as keras
 
-    weights = None
-    if settings.weights is not None:
-        file = keras_weights.resolve(settings.weights, _published(settings))
-        weights = keras_weights.read(file)
     if settings.start in SMALL:
-        normalization, backbone = learned, lambda x: _small(x, SMALL[settings.start])
-    else:
-        module = keras.applications.resnet_v2 if _is_v2(settings) else keras.applications.resnet
-        make = getattr(module, LARGE[settings.start][1])
-        normalization = learned or module.preprocess_input
-
-        def backbone(x: Any) -> Any:
-            return make(include_top=False, weights=None, input_tensor=x).output
-
+        blocks = SMALL[settings.start]
+        return images.classifier(settings, num_classes, learned, lambda x: _small(x, blocks))
+    version_2 = settings.start.endswith("v2")
+    module = keras.applications.resnet_v2 if version_2 else keras.applications.resnet
+    make = getattr(module, LARGE[settings.start])
     return images.classifier(
-        _geometry(settings), num_classes, normalization, backbone, settings.dropout, weights
+        settings,
+        num_classes,
+        learned or module.preprocess_input,
+        lambda x: make(include_top=False, weights=None, input_tensor=x).output,
     )
 
 
@@ -167,19 +135,8 @@ def _activate(x: "keras.KerasTensor", name: str) -> "keras.KerasTensor":
     return keras.layers.ReLU(name=name)(x)
 
 
-def _geometry(settings: Settings) -> Geometry:
-    return Geometry.of(settings, _SIDE[settings.start in SMALL])
-
-
-def _is_v2(settings: Settings) -> bool:
-    return settings.start.endswith("v2")
-
-
-def _published(settings: Settings) -> keras_weights.Published | None:
-    if settings.weights != keras_weights.IMAGENET or settings.start in SMALL:
-        return None
+def _published(name: str) -> keras_weights.Published:
     from tf_keras.src.applications import resnet
 
-    name = settings.start
     file = f"{name}_weights_tf_dim_ordering_tf_kernels_notop.h5"
     return keras_weights.Published(resnet.BASE_WEIGHTS_PATH + file, resnet.WEIGHTS_HASHES[name][1])
