@@ -19,6 +19,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ..components.names import SPLITS
 from ..errors import ConfigError
 from ..trainer import families
+from ..trainer.compression.settings import Compress
 from ..trainer.preprocess import INPUTS, LABEL
 from ..trainer.settings import Augment, Section, Train
 
@@ -234,6 +235,9 @@ class Config(BaseModel):
     data: Data
     model: ModelSettings = Field(description="The family and its own settings.")
     train: Train = Field(default_factory=Train)
+    compress: Compress | None = Field(
+        None, description="How the model is made small after training; null leaves it as it is."
+    )
     evaluate: Evaluate = Field(default_factory=Evaluate)
     push: Push
     runs: Place = Field(

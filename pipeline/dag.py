@@ -28,6 +28,7 @@ from tfx.proto import example_gen_pb2, pusher_pb2, trainer_pb2, transform_pb2
 from tfx.types import Channel
 from tfx.types.standard_artifacts import Model, PushedModel
 
+from ..components.compressor import Compressor
 from ..components.data_gate import DataGate
 from ..components.evaluator import Evaluator
 from ..components.image_example_gen.component import ImageExampleGen
@@ -79,6 +80,10 @@ def create_pipeline(
     )
     transform, trainer = _learn(config, start, examples, schema)
     transform.add_upstream_node(gate)
+    model, report, compressor = trainer.outputs["model"], None, []
+    if config.compress:
+        compressor = [_compressor(config, examples, transform, trainer)]
+        model, report = (compressor[0].outputs[key] for key in ("compressed_model", "report"))
     baseline = Resolver(
         strategy_class=LastPushed,
         model=Channel(type=Model),
@@ -86,20 +91,21 @@ def create_pipeline(
     ).with_id("LatestBlessed")
     evaluator = Evaluator(
         examples=examples.outputs["examples"],
-        model=trainer.outputs["model"],
+        model=model,
         schema=schema.outputs["schema"],
+        compression=report,
         split=_splits(config.data)[-1],
         settings={**_limits(config), "accepted": accept},
         baseline_model=None if accept else baseline.outputs["model"],
     )
     check = ServingCheck(
-        model=trainer.outputs["model"],
+        model=model,
         examples=examples.outputs["examples"],
         inputs=config.data.inputs,
     )
     destination = pusher_pb2.PushDestination.Filesystem(base_directory=config.push.to)
     pusher = Pusher(
-        model=trainer.outputs["model"],
+        model=model,
         model_blessing=evaluator.outputs["blessing"],
         infra_blessing=check.outputs["blessing"],
         push_destination=pusher_pb2.PushDestination(filesystem=destination),
@@ -109,7 +115,7 @@ def create_pipeline(
             "run": datetime.now().isoformat(),
         },
     )
-    nodes = [examples, statistics, schema, validator, gate, transform, trainer]
+    nodes = [examples, statistics, schema, validator, gate, transform, trainer, *compressor]
     nodes += [evaluator, check, pusher] if accept else [baseline, evaluator, check, pusher]
     return Pipeline(
         pipeline_name=config.name,
@@ -224,6 +230,26 @@ def _learn(config: Config, start: str, examples: Any, schema: Any) -> tuple[Tran
         },
     )
     return transform, trainer
+
+
+def _compressor(
+    config: Config, examples: Any, transform: Transform, trainer: Trainer
+) -> Compressor:
+    assert config.compress is not None
+    return Compressor(
+        model=trainer.outputs["model"],
+        examples=examples.outputs["examples"],
+        transformed_examples=transform.outputs["transformed_examples"],
+        transform_graph=transform.outputs["transform_graph"],
+        settings={
+            "compress": config.compress.model_dump(mode="json"),
+            "train": config.train.model_dump(mode="json"),
+            "inputs": config.data.inputs,
+            "label": config.data.label_column,
+            "state_dir": str(config.home),
+            "code": code_digest("trainer"),
+        },
+    )
 
 
 def _limits(config: Config) -> dict[str, Any]:

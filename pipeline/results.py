@@ -41,6 +41,7 @@ class RunResult(BaseModel):
         baseline: the blessed model's, where it was compared.
         predictions: [{"text": ..., "label": ..., "score": ...}]; a picture's text is its path.
         model_bytes: size of the SavedModel.
+        compression: the Compressor's report (see `trainer.compression.recipe.run`).
         pushed: the version's folder.
         config: the resolved YAML.
         data: hash of the data's content.
@@ -64,6 +65,7 @@ class RunResult(BaseModel):
     baseline: dict[str, Any] | None = None
     predictions: list[dict[str, Any]] = []
     model_bytes: int = 0
+    compression: dict[str, Any] | None = None
     pushed: str | None = None
     config: str = ""
     data: str = ""
@@ -133,6 +135,8 @@ def collect(name: str, store: Store, run: str) -> RunResult:
         result.skipped = _skipped(examples)
     if gate := nodes.get("DataGate"):
         result.rows = _gate_report(gate).get("rows", {})
+    if compressor := nodes.get("Compressor"):
+        result.compression = compressor.outputs["report"].read_json("report.json")
     if evaluator := nodes.get("Evaluator"):
         facts = evaluator.outputs["evaluation"].read_json("metrics.json")
         result.metrics, result.baseline = facts["candidate"], facts["baseline"]
@@ -199,6 +203,10 @@ def _say_trainer(node: Node) -> str:
     return f"best epoch {history['best_epoch']}, eval accuracy {best['val_accuracy']:.4f}"
 
 
+def _say_compressor(node: Node) -> str:
+    return str(node.outputs["report"].properties.get("verdict", ""))
+
+
 def _say_verdict(node: Node) -> str:
     return str(node.outputs["blessing"].properties.get("verdict", ""))
 
@@ -222,6 +230,7 @@ _SPEAKERS = {
     "Transform": _say_transform,
     "DataGate": _say_gate,
     "Trainer": _say_trainer,
+    "Compressor": _say_compressor,
     "Evaluator": _say_verdict,
     "ServingCheck": _say_verdict,
     "Pusher": _say_pusher,
@@ -256,6 +265,8 @@ def _table(result: RunResult) -> RenderableType:
         parts += [Text(""), _metrics(result)]
         if labels := result.metrics.get("labels"):
             parts += [Text(""), _label_metrics(labels)]
+    if result.compression:
+        parts += [Text(""), compression_table(result.compression)]
     if result.predictions:
         parts += [Text(""), _predictions(result)]
     return Group(Text(""), *parts)
@@ -268,6 +279,47 @@ def _metrics(result: RunResult) -> Table:
     if result.baseline:
         rows.append(("[dim]blessed before[/]", result.baseline["overall"]))
     return _numbers("metrics", "slice", ["rows", *(n for n in overall if n != "rows")], rows)
+
+
+def compression_table(report: dict[str, Any]) -> Table:
+    """The candidates side by side; times smaller or faster than the trained model in brackets."""
+    table = Table(title="compression", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table.add_column("after")
+    for name in ("accuracy", "f1", "agrees", "MB", "gzipped MB", "1 row, ms", "32 rows, ms",
+                 "memory MB", "non-zero"):  # fmt: skip
+        table.add_column(name, justify="right")
+    trained = report["candidates"][0]["figures"]
+    for candidate in report["candidates"]:
+        figures = candidate["figures"]
+        name = candidate["name"]
+        mark = f"[green]{name}[/]" if name == report["chosen"] else name
+        table.add_row(mark, *_compression_cells(figures, trained))
+        if lite := figures["tflite"]:
+            cells = [f"{lite['accuracy']:.4f}", f"{lite['f1']:.4f}", f"{lite['agreement']:.3f}"]
+            table.add_row("  model.tflite", *cells, _times(lite["bytes"] / 1e6,
+                                                           trained["bytes"] / 1e6))  # fmt: skip
+    return table
+
+
+def _compression_cells(figures: dict[str, Any], trained: dict[str, Any]) -> list[str]:
+    def latency(batch: str) -> str:
+        return _times(*(one["latency_ms"][batch]["median"] for one in (figures, trained)))
+
+    return [
+        f"{figures['accuracy']:.4f}",
+        f"{figures['f1']:.4f}",
+        f"{figures['agreement']:.3f}",
+        _times(figures["bytes"] / 1e6, trained["bytes"] / 1e6),
+        _times(figures["gzipped"] / 1e6, trained["gzipped"] / 1e6),
+        latency("1"),
+        latency("32"),
+        f"{figures['memory_bytes'] / 1e6:,.0f}",
+        f"{figures['nonzero'] / figures['parameters']:.0%}",
+    ]
+
+
+def _times(value: float, of: float) -> str:
+    return f"{value:.2f} ({of / value:.1f}x)" if value else "-"
 
 
 _MOST_LABELS = 20  # shown; results/ and metrics.json have all

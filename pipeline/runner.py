@@ -37,6 +37,7 @@ NODES = (
     "DataGate",
     "Transform",
     "Trainer",
+    "Compressor",
     "Evaluator",
     "ServingCheck",
     "Pusher",
@@ -69,7 +70,7 @@ def run(
         ComponentError: a component failed; the message names it and the log file.
     """
     started = time.monotonic()
-    _check_part(from_node, to_node, accept)
+    _check_part(from_node, to_node, config, accept)
     screen = console or Console()
     report = preflight.check(config, lambda line: screen.print(line, highlight=False))
     for warning in report.warnings:
@@ -112,7 +113,12 @@ def _is_served(result: RunResult, to: str) -> bool:
 
 
 # The first component that reads each section: begun after it, a run would not see its change.
-_READ_BY = {"data": "ExampleGen", "model": "Transform", "train": "Trainer"}
+_READ_BY = {
+    "data": "ExampleGen",
+    "model": "Transform",
+    "train": "Trainer",
+    "compress": "Compressor",
+}
 
 
 def _base_run(config: Config, data: str, start: str, from_node: str) -> str:
@@ -122,6 +128,8 @@ def _base_run(config: Config, data: str, start: str, from_node: str) -> str:
         ConfigError: there is none, or what those components read has changed since.
     """
     needed = set(NODES[: NODES.index(from_node)]) - {"LatestBlessed"}
+    if config.compress is None:
+        needed -= {"Compressor"}
     found = [r for r in results.all_results(config.home / "results") if needed <= r.finished]
     if not found:
         raise ConfigError(
@@ -213,7 +221,7 @@ def _dag_runner(name: Runner) -> Any:
     return LocalDagRunner()
 
 
-def _check_part(from_node: str | None, to_node: str | None, accept: bool) -> None:
+def _check_part(from_node: str | None, to_node: str | None, config: Config, accept: bool) -> None:
     for option, node in (("--from", from_node), ("--to", to_node)):
         if node is not None and node not in NODES:
             near = difflib.get_close_matches(node, NODES, 1, 0.4)
@@ -221,6 +229,8 @@ def _check_part(from_node: str | None, to_node: str | None, accept: bool) -> Non
             raise ConfigError(
                 f"{option} {node}: no such component. {hint}They are: {', '.join(NODES)}."
             )
+    if config.compress is None and "Compressor" in (from_node, to_node):
+        raise ConfigError("The configuration has no `compress:` section, and so no Compressor.")
     if accept and "LatestBlessed" in (from_node, to_node):
         raise ConfigError("LatestBlessed does not run with --accept, which takes no comparison.")
     if from_node and to_node and NODES.index(from_node) > NODES.index(to_node):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 # TFMA puts it among a row's features, and slices by those: no column may have its name.
 FOR_TFMA = "espalier_label"
 DESCRIPTION = os.path.join("assets.extra", "espalier.json")
+TRANSFORM = os.path.join("assets.extra", "transform_graph")
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,12 @@ def export(
     path: str,
     description: dict[str, Any],
     multi_label: bool = False,
+    formats: Mapping[str, str] | None = None,
 ) -> None:
     """Write the SavedModel, and beside it what it is as `assets.extra/espalier.json`.
+
+    Without `formats` the transform graph is copied beside it too, so that `espalier compress` can
+    begin with a pushed version and nothing else.
 
     Args:
         model: float32 features -> logits [B, C].
@@ -60,6 +65,8 @@ def export(
         path: a folder that does not exist yet, or is empty.
         description: JSON-ready facts stored with the model.
         multi_label: whether scores are a sigmoid of each logit, not a softmax over all.
+        formats: of a compressed model, a family's unrolled one: layer name -> the format that its
+            weights are stored in.
 
     Raises:
         ComponentError: if the graph has an op that stock TensorFlow Serving does not know.
@@ -68,7 +75,13 @@ def export(
 
     transform = transform_output.transform_features_layer()
     archive = keras.export.ExportArchive()
-    archive.track(model)
+    if formats:  # an empty one is of a compressed model that stores float32
+        from .compression.pack import PackedModel  # imports TensorFlow
+
+        model = PackedModel(model, formats)
+        archive.packed = model.tracked
+    else:
+        archive.track(model)
     archive.transform = transform  # tables and assets; it has no weights to track()
     spec = transform_output.raw_feature_spec()
     signatures = _Signatures(model, transform, spec, labels, columns, multi_label)
@@ -89,14 +102,28 @@ def export(
             "label_column": columns.label,
             "multi_label": multi_label,
             "kind": "image" if columns.pixel_shapes else "text",
+            "pixel_shapes": dict(columns.pixel_shapes),
         }
         json.dump({"labels": list(labels), **facts, **description}, out)
+    if formats is None:
+        folder = os.path.join(path, TRANSFORM)
+        _copy_folder(os.path.dirname(transform_output.transform_savedmodel_dir), folder)
 
 
 def describe(path: str) -> dict[str, Any]:
     """What `export` stored beside the SavedModel at `path`."""
     with open(os.path.join(path, DESCRIPTION), encoding="utf-8") as file:
         return json.load(file)
+
+
+def _copy_folder(source: str, to: str) -> None:
+    from tensorflow import io
+
+    for folder, _, names in io.gfile.walk(source):
+        target = os.path.join(to, os.path.relpath(folder, source))
+        io.gfile.makedirs(target)
+        for name in names:
+            io.gfile.copy(os.path.join(folder, name), os.path.join(target, name))
 
 
 class _Signatures:

@@ -8,7 +8,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,8 +61,10 @@ def fit(
     freeze: Callable[["keras.Model", Any], None],
     multi_label: bool = False,
     class_weight: Mapping[int, float] | None = None,
+    callbacks: Sequence[Any] = (),
+    keep: str = "best",
 ) -> State:
-    """Train `model` and leave it with the weights of its best epoch (lowest eval loss).
+    """Train `model` and leave it with the weights of its best epoch (lowest eval loss), or last.
 
     Args:
         model: features -> logits float32 [B, C].
@@ -75,6 +77,8 @@ def fit(
         freeze: the family's.
         multi_label: whether labels do not exclude each other.
         class_weight: weight per label id.
+        callbacks: Keras callbacks beside our own; one that sets `stop_training` ends it all.
+        keep: best or last.
 
     Raises:
         ConfigError: if the loss is no longer a number.
@@ -85,7 +89,9 @@ def fit(
     state = State.load(state_dir)
     if state.checkpoint:
         progress.info("resumed after epoch %d", state.epoch)
+    model.stop_training = False
     callbacks = [
+        *callbacks,
         keras.callbacks.TensorBoard(log_dir, write_graph=False, profile_batch=0),
         keras.callbacks.TerminateOnNaN(),
         _report_steps(settings.all_epochs, steps_per_epoch),
@@ -100,7 +106,7 @@ def fit(
         manager = _restored(model, state, state_dir)
         if len(settings.plan) > 1:
             progress.info("stage %d of %d: %s", number + 1, len(settings.plan), _words(stage))
-        while not _is_over(state, stage, settings):
+        while not (_is_over(state, stage, settings) or model.stop_training):
             logs = model.fit(
                 train_data(state.epoch),
                 initial_epoch=state.epoch,
@@ -113,7 +119,8 @@ def fit(
             _record(state, {name: values[-1] for name, values in logs.items()}, state.epoch + 1)
             _keep(state, model, manager, state_dir)
             _report(state, settings)
-    model.load_weights(state.best).expect_partial()
+    if keep == "best":
+        model.load_weights(state.best).expect_partial()
     return state
 
 

@@ -342,7 +342,7 @@ def statistics(batches: "tf.data.Dataset") -> "tuple[list[float], list[float]]":
 def classifier(
     settings: ImageSettings,
     num_classes: int,
-    normalization: "Callable[[keras.KerasTensor], keras.KerasTensor] | tuple[list[float], ...]",
+    normalization: "Callable[[keras.KerasTensor], keras.KerasTensor] | Sequence[list[float]]",
     backbone: "Callable[[keras.KerasTensor], keras.KerasTensor]",
 ) -> "keras.Model":
     """A flat classifier around a backbone, with the weights that the settings name.
@@ -360,7 +360,7 @@ def classifier(
 
     # === Functional model ===
     image = keras.Input(Geometry.of(settings).shape, name=FEATURE, dtype="float32")
-    normalize = _rescaling(*normalization) if isinstance(normalization, tuple) else normalization
+    normalize = _rescaling(*normalization) if isinstance(normalization, Sequence) else normalization
     features = backbone(normalize(image))  # (B, h, w, F)
     model = keras.Model({FEATURE: image}, logits(drop(pooling(features))), name="image_classifier")
     for layer in model.layers:
@@ -392,3 +392,17 @@ def freeze(model: "keras.Model", freeze: int | Literal["all"], stage_ends: Seque
     end = names.index(last) + (freeze != "all")
     for layer in model.layers[:end]:
         layer.trainable = False
+
+
+# --- for the Compressor -----------------------------------------------------------------------
+
+
+def adopt(model: "keras.Model", unrolled: "keras.Model") -> None:
+    """Give `unrolled` the weights of `build`'s model, which has the same layers in that order."""
+    unrolled.set_weights(model.get_weights())
+
+
+def hints(layers: int) -> dict[str, list[str]]:
+    """Return the layers whose outputs a student's should be like: the pooled features [B, F]
+    (Romero et al., https://arxiv.org/abs/1412.6550, call them hints)."""
+    return {"hidden": ["pooling"]}

@@ -74,7 +74,7 @@ def run_fn(fn_args: Any) -> None:
         served, output, job.labels,
         Columns(config["inputs"], config["label"], source.pixel_shapes),
         fn_args.serving_model_dir,
-        {"model": config["model"], "checkpoint": config["checkpoint"]},
+        {"model": config["model"], "checkpoint": config["checkpoint"], "learned": learned},
         multi_label=config["multi_label"],
     )  # fmt: skip
     _keep_history(state, fn_args.model_run_dir)

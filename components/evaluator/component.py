@@ -6,8 +6,9 @@ from typing import Any
 from tfx import types
 from tfx.dsl.components.base import base_beam_component, executor_spec
 from tfx.types import standard_artifacts, standard_component_specs
-from tfx.types.component_spec import ExecutionParameter
+from tfx.types.component_spec import ChannelParameter, ExecutionParameter
 
+from ..compressor import CompressionReport
 from . import executor
 
 SETTINGS = "settings"
@@ -20,7 +21,10 @@ class EvaluatorSpec(types.ComponentSpec):
         SETTINGS: ExecutionParameter(type=str),
         standard_component_specs.EXAMPLE_SPLITS_KEY: ExecutionParameter(type=str),
     }
-    INPUTS = standard_component_specs.EvaluatorSpec.INPUTS
+    INPUTS = {
+        **standard_component_specs.EvaluatorSpec.INPUTS,
+        executor.COMPRESSION: ChannelParameter(type=CompressionReport, optional=True),
+    }
     OUTPUTS = standard_component_specs.EvaluatorSpec.OUTPUTS
 
 
@@ -39,6 +43,7 @@ class Evaluator(base_beam_component.BaseBeamComponent):
         settings: {"metrics": [...], "slices": [...], "at_least": {...},
             "worse_than_blessed_by_at_most": {...}}.
         baseline_model: the last blessed model, if any.
+        compression: the Compressor's report, if any: a model over its budget is not blessed.
 
     Outputs: `evaluation` (TFMA's files and metrics.json), `blessing` (with a `verdict`).
     """
@@ -55,6 +60,7 @@ class Evaluator(base_beam_component.BaseBeamComponent):
         split: str,
         settings: dict[str, Any],
         baseline_model: types.BaseChannel | None = None,
+        compression: types.BaseChannel | None = None,
     ) -> None:
         if not settings["metrics"]:
             raise ValueError("evaluate.metrics is empty; name at least one metric.")
@@ -63,6 +69,7 @@ class Evaluator(base_beam_component.BaseBeamComponent):
             model=model,
             schema=schema,
             baseline_model=baseline_model,
+            compression=compression,
             settings=json.dumps(settings, sort_keys=True),
             example_splits=json.dumps([split]),
             evaluation=types.Channel(type=standard_artifacts.ModelEvaluation),

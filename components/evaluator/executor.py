@@ -20,6 +20,7 @@ from .metrics import Measured
 
 METRICS_FILE = "metrics.json"
 VERDICT = "verdict"
+COMPRESSION = "compression"
 _MODEL = standard_component_specs.MODEL_KEY
 _BASELINE = standard_component_specs.BASELINE_MODEL_KEY
 
@@ -43,6 +44,7 @@ class Executor(stock.Executor):
         config = metrics.eval_config(settings, len(labels), multi_label, images)
         config_json = json_format.MessageToJson(config, preserving_proto_field_name=True)
         key = standard_component_specs.EVAL_CONFIG_KEY
+        inputs.pop(COMPRESSION, None)
         super().Do(inputs, output_dict, {**exec_properties, key: config_json})
         _let_go_of_the_models()
 
@@ -58,6 +60,7 @@ class Executor(stock.Executor):
         blessed, sentence = metrics.verdict(settings, candidate, baseline)
         if obstacle:
             blessed, sentence = False, f"Not blessed: {obstacle}"
+        blessed, sentence = _within_budget(input_dict.get(COMPRESSION), blessed, sentence)
         _mark(blessing, blessed, sentence)
         facts = {
             "candidate": asdict(candidate),
@@ -68,6 +71,16 @@ class Executor(stock.Executor):
         io_utils.write_string_file(
             os.path.join(evaluation, METRICS_FILE), json.dumps(facts, indent=1)
         )
+
+
+def _within_budget(reports: list[Any] | None, blessed: bool, sentence: str) -> tuple[bool, str]:
+    """The verdict, after a look at the Compressor's own."""
+    if not reports:
+        return blessed, sentence
+    report = artifact_utils.get_single_instance(reports)
+    if report.get_int_custom_property("kept"):
+        return blessed, sentence
+    return False, f"Not blessed: {report.get_string_custom_property('verdict')}"
 
 
 def _let_go_of_the_models() -> None:

@@ -73,7 +73,7 @@ def reference(folder: Path, ids: np.ndarray, segments: np.ndarray) -> np.ndarray
 def build(start: Path | str, pair: bool = False, classes: int = 3) -> keras.Model:
     settings = bert.Settings(start=str(start), sequence_length=64)
     size = 70 if start in bert.SIZES else bert.read_plan(Path(start)).vocabulary
-    return bert.build(settings, classes, bert.Learned(size, pair))
+    return bert.build(settings, classes, bert.Learned(vocabulary_size=size, pair=pair))
 
 
 def hidden(model: keras.Model, ids: np.ndarray, segments: np.ndarray | None = None) -> np.ndarray:

@@ -6,18 +6,20 @@ folder, from a Keras preset, or are drawn anew.
 
 This module is the pattern for a family. It can be imported without TensorFlow and holds
 `FEATURE_KIND`, `SEQUENCE_FEATURES`, `AFTER_TRANSFORM`, `Settings`, `check`, `fingerprint`,
-`depth`, `pixel_shapes`, `preprocess`, `learned`, `build` and `freeze`.
+`depth`, `pixel_shapes`, `preprocess`, `learned`, `build` and `freeze`; for the Compressor
+`SPARED`, `LAYER`, `unroll`, `adopt`, `blocks` and `hints`.
 """
 
 import hashlib
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+import re
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from pydantic import Field
 
 from ...errors import CheckpointError, ConfigError
 from .. import checkpoints, wordpiece
 from ..settings import Section
+from . import _bert_unrolled
 from ._bert_checkpoint import (
     ACTIVATIONS,
     Plan,
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
 FEATURE_KIND = "text"
 SEQUENCE_FEATURES = ("token_ids", "segment_ids")
 AFTER_TRANSFORM = ("dropout",)
+# What pruning and clustering leave alone: small, and costly to touch.
+SPARED = ("position_embedding", "segment_embedding", "logits")
+LAYER = re.compile(r"(transformer_layer_)(\d+)(_.*)")  # the middle counts the layers, from 0
 
 # Layers and width of Google's published sizes, trained from scratch here: tiny to small from
 # Turc et al., https://arxiv.org/abs/1908.08962, base and large from Devlin et al. Heads are 64
@@ -139,12 +144,11 @@ def preprocess(inputs: "dict[str, tf.Tensor]", settings: Settings) -> "dict[str,
     )
 
 
-@dataclass(frozen=True)
-class Learned:
+class Learned(TypedDict):
     """What the data decides: the height of the token embedding, and whether rows are pairs."""
 
     vocabulary_size: int
-    pair: bool = False
+    pair: bool
 
 
 def learned(settings: Settings, source: Any) -> Learned:
@@ -153,7 +157,7 @@ def learned(settings: Settings, source: Any) -> Learned:
     size = plan.vocabulary
     if plan.folder is None:
         size = wordpiece.vocabulary_size(source.transform.transform_savedmodel_dir)
-    return Learned(size, "segment_ids" in source.spec)
+    return Learned(vocabulary_size=size, pair="segment_ids" in source.spec)
 
 
 def build(settings: Settings, num_classes: int, learned: Learned) -> "keras.Model":
@@ -179,12 +183,12 @@ def _build(settings: Settings, num_classes: int, learned: Learned) -> "keras.Mod
             "keras-nlp runs on Keras 3, and Keras 2 is needed. Set TF_USE_LEGACY_KERAS=1 before "
             "TensorFlow is imported; `import espalier` does so when it comes first."
         )
-    plan, pair = _plan(settings), learned.pair
+    plan, pair = _plan(settings), learned["pair"]
     if pair and plan.segments < 2:
         raise CheckpointError(f"{settings.start} knows one text a row; data.text names two.")
 
     # === Layers ===
-    layers = _encoder_layers(plan, learned.vocabulary_size, settings.dropout)
+    layers = _encoder_layers(plan, learned["vocabulary_size"], settings.dropout)
     # The mean over the real tokens, as all-MiniLM was trained: it serves every BERT and needs no
     # pooler, which many checkpoints lack. SST-2 test accuracy after one epoch at 1e-4: the mean
     # 0.884, the start token 0.884, its pooler 0.879, a new pooler 0.880; apart by chance alone.
@@ -224,9 +228,7 @@ def _encoder_layers(
     import keras_nlp
     import tf_keras as keras
 
-    activation = ACTIVATIONS[plan.activation]
-    if ">" in activation:
-        activation = keras.saving.get_registered_object(activation)
+    activation = _activation(plan)
     layers = [
         keras_nlp.layers.ReversibleEmbedding(
             vocabulary_size,
@@ -262,6 +264,13 @@ def _encoder_layers(
     return {layer.name: layer for layer in layers}
 
 
+def _activation(plan: Plan) -> Any:
+    import tf_keras as keras
+
+    name = ACTIVATIONS[plan.activation]
+    return keras.saving.get_registered_object(name) if ">" in name else name
+
+
 def _initializer() -> "keras.initializers.Initializer":
     import tf_keras as keras
 
@@ -277,6 +286,49 @@ def freeze(model: "keras.Model", freeze: int | Literal["all"]) -> None:
     count = len(encoders) if freeze == "all" else freeze
     for layer in [*embeddings, *encoders[:count]] if count else []:
         layer.trainable = False
+
+
+# --- for the Compressor -----------------------------------------------------------------------
+
+
+def blocks(settings: Settings) -> int:
+    """Return how many layers a student has fewer of."""
+    return _plan(settings).layers
+
+
+def unroll(
+    settings: Settings, num_classes: int, learned: Learned, layers: int | None = None
+) -> "keras.Model":
+    """Return `build`'s model in stock layers that TF-MOT knows, with random weights.
+
+    `layers` makes it shallower. Inputs and output are `build`'s; see `_bert_unrolled`.
+    """
+    plan = _plan(settings)
+    return _bert_unrolled.build(
+        plan,
+        layers or plan.layers,
+        learned["vocabulary_size"],
+        num_classes,
+        pair=learned["pair"],
+        dropout=settings.dropout,
+        activation=_activation(plan),
+    )
+
+
+adopt = _bert_unrolled.copy_weights
+
+
+def hints(layers: int) -> dict[str, list[str]]:
+    """Return the layers of an unrolled model whose outputs a student's should be like.
+
+    hidden: [B, T, H], TinyBERT's (Jiao et al., https://arxiv.org/abs/1909.10351, equation 8).
+    attention: [B, heads, T, T] distributions of the last layer, MiniLM's (Wang et al.,
+    https://arxiv.org/abs/2002.10957, section 3.1).
+    """
+    return {
+        "hidden": [f"transformer_layer_{i}_output_layer_norm" for i in range(layers)],
+        "attention": [f"transformer_layer_{layers - 1}_attention"],
+    }
 
 
 def _plan(settings: Settings, progress: checkpoints.Progress | None = None) -> Plan:

@@ -13,6 +13,9 @@ SEQUENCE_FEATURES = ()
 AFTER_TRANSFORM = images.AFTER_TRANSFORM
 check, fingerprint, pixel_shapes = images.check, images.fingerprint, images.pixel_shapes
 preprocess, learned = images.preprocess, images.learned
+adopt, hints = images.adopt, images.hints
+SPARED = ("logits",)
+LAYER = None  # its blocks differ: no student has fewer of them
 _BLOCKS = 11
 
 
@@ -42,6 +45,13 @@ def build(settings: Settings, num_classes: int, learned: Any) -> "keras.Model":
         learned or inception_v3.preprocess_input,
         lambda x: inception_v3.InceptionV3(False, None, input_tensor=x).output,
     )
+
+
+def unroll(
+    settings: Settings, num_classes: int, learned: Any, layers: int | None = None
+) -> "keras.Model":
+    """Return `build`'s model with random weights; it is made of stock layers as it is."""
+    return build(settings.model_copy(update={"weights": None}), num_classes, learned)
 
 
 def freeze(model: "keras.Model", freeze: int | Literal["all"]) -> None:

@@ -5,6 +5,7 @@ their second version (He et al., https://arxiv.org/abs/1603.05027), come from ke
 The model is flat, so that each layer can be frozen, pruned or quantized by itself.
 """
 
+import re
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -20,6 +21,9 @@ SEQUENCE_FEATURES = ()
 AFTER_TRANSFORM = images.AFTER_TRANSFORM
 check, fingerprint, pixel_shapes = images.check, images.fingerprint, images.pixel_shapes
 preprocess, learned = images.preprocess, images.learned
+adopt, hints = images.adopt, images.hints
+SPARED = ("stem_conv", "conv1_conv", "logits")
+LAYER = re.compile(r"(stage\d_block|conv\d_block)(\d+)(_.*)")
 
 # Depth 6n + 2, three stages of n blocks (section 4.2).
 SMALL = {"resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9, "resnet110": 18}
@@ -32,6 +36,8 @@ LARGE = {
     "resnet101v2": "ResNet101V2",
     "resnet152v2": "ResNet152V2",
 }
+# Their blocks in each stage (table 1).
+STAGES = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3), "resnet152": (3, 8, 36, 3)}
 
 
 class Settings(ImageSettings):
@@ -62,13 +68,10 @@ def depth(settings: Settings) -> int:
 
 def build(settings: Settings, num_classes: int, learned: Any) -> "keras.Model":
     """Return the classifier; see `images.classifier`."""
-    import tf_keras as keras
-
     if settings.start in SMALL:
-        blocks = SMALL[settings.start]
-        return images.classifier(settings, num_classes, learned, lambda x: _small(x, blocks))
-    version_2 = settings.start.endswith("v2")
-    module = keras.applications.resnet_v2 if version_2 else keras.applications.resnet
+        count = SMALL[settings.start]
+        return images.classifier(settings, num_classes, learned, lambda x: _small(x, count))
+    module = _module(settings)
     make = getattr(module, LARGE[settings.start])
     return images.classifier(
         settings,
@@ -76,6 +79,57 @@ def build(settings: Settings, num_classes: int, learned: Any) -> "keras.Model":
         learned or module.preprocess_input,
         lambda x: make(include_top=False, weights=None, input_tensor=x).output,
     )
+
+
+def _module(settings: Settings) -> Any:
+    import tf_keras as keras
+
+    applications = keras.applications
+    return applications.resnet_v2 if settings.start.endswith("v2") else applications.resnet
+
+
+def blocks(settings: Settings) -> int:
+    """Return the blocks of the longest stage: how many a student has fewer of."""
+    return SMALL.get(settings.start) or max(STAGES[settings.start.removesuffix("v2")])
+
+
+def unroll(
+    settings: Settings, num_classes: int, learned: Any, layers: int | None = None
+) -> "keras.Model":
+    """Return `build`'s model with random weights and at most `layers` blocks in each stage.
+
+    It is made of stock layers as it is.
+    """
+    bare = settings.model_copy(update={"weights": None})
+    if layers is None:
+        return build(bare, num_classes, learned)
+    if settings.start in SMALL:
+        return images.classifier(bare, num_classes, learned, lambda x: _small(x, layers))
+    return images.classifier(
+        bare,
+        num_classes,
+        learned or _module(settings).preprocess_input,
+        lambda x: _shallower(x, settings, layers),
+    )
+
+
+def _shallower(x: "keras.KerasTensor", settings: Settings, layers: int) -> "keras.KerasTensor":
+    """A large ResNet with at most `layers` blocks in each stage, as keras.applications makes it."""
+    from tf_keras.src.applications import resnet
+
+    version_2 = settings.start.endswith("v2")
+    stack = resnet.stack2 if version_2 else resnet.stack1
+    counts = [min(layers, n) for n in STAGES[settings.start.removesuffix("v2")]]
+
+    def stages(x: "keras.KerasTensor") -> "keras.KerasTensor":
+        for place, count in enumerate(counts):
+            # The second version halves the picture at a stage's end, the first at its beginning.
+            halves = place < 3 if version_2 else place > 0
+            stride = {"stride1": 2 if halves else 1}
+            x = stack(x, 64 * 2**place, count, name=f"conv{place + 2}", **stride)
+        return x
+
+    return resnet.ResNet(stages, version_2, True, "resnet", False, None, input_tensor=x).output
 
 
 def freeze(model: "keras.Model", freeze: int | Literal["all"]) -> None:

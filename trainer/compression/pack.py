@@ -1,0 +1,151 @@
+"""Weights that lie small in a SavedModel and are unpacked once, when a server loads it.
+
+A weight is stored as int8 with a float32 scale for each output channel, as float16 or as bfloat16;
+one with few different values as int8 places in a table of them, which loses nothing.
+The SavedModel's own initializer, which TensorFlow Serving runs after it has restored the variables,
+turns it into float32: requests then cost what they cost before. All ops are stock ones.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tensorflow as tf
+
+from .job import kernel_attribute, kernels
+
+if TYPE_CHECKING:
+    import tf_keras as keras
+
+FORMATS = ("int8", "float16", "bfloat16")
+_LARGEST = 127  # symmetric: -128 is not used, and 0 stays 0
+_LOWEST, _PLACES = -128, 256  # of a table
+
+
+class Packed(tf.saved_model.experimental.TrackableResource):
+    """One weight: small in the file, float32 in memory.
+
+    Args:
+        values: float32, any shape; the last axis is that of the output channels.
+        kind: one of FORMATS.
+    """
+
+    def __init__(self, values: np.ndarray, kind: str) -> None:
+        super().__init__()
+        self._shape = values.shape
+        self.stored, self.scale, self.table = _parts(values, kind)
+        # Resources of one name are one: two models of a process must not share by chance.
+        digest = hashlib.sha256()
+        for variable in self.variables:
+            digest.update(variable.numpy().tobytes())
+        self._name = f"espalier_{digest.hexdigest()}"
+        self._initialize()  # now, outside of any graph that reads it
+
+    @property
+    def variables(self) -> list[tf.Variable]:
+        """What lies in the file."""
+        return [v for v in (self.stored, self.scale, self.table) if v is not None]
+
+    def _create_resource(self) -> tf.Tensor:
+        return tf.raw_ops.VarHandleOp(
+            dtype=tf.float32, shape=self._shape, shared_name=self._name, container=""
+        )
+
+    def _initialize(self) -> None:
+        if self.table is not None:
+            values = tf.gather(self.table, tf.cast(self.stored, tf.int32) - _LOWEST)
+        else:
+            values = tf.cast(self.stored, tf.float32)
+        if self.scale is not None:
+            values *= self.scale
+        tf.raw_ops.AssignVariableOp(resource=self.resource_handle, value=values)
+
+    def read(self) -> tf.Tensor:
+        """The weight, float32."""
+        value = tf.raw_ops.ReadVariableOp(resource=self.resource_handle, dtype=tf.float32)
+        return tf.ensure_shape(value, self._shape)
+
+
+def _parts(values: np.ndarray, kind: str) -> list[Any]:
+    """(stored, scale or None, table or None) as variables."""
+
+    def variable(array: Any, name: str) -> tf.Variable:
+        return tf.Variable(array, trainable=False, name=name)
+
+    if kind != "int8":
+        return [variable(tf.cast(values, kind), kind), None, None]
+    if (table := _table(values)) is not None:
+        places = np.searchsorted(table, values) + _LOWEST
+        return [variable(places.astype(np.int8), kind), None, variable(table, "table")]
+    stored, scale = quantized(values)
+    return [variable(stored, kind), variable(scale, "scale"), None]
+
+
+def has_few_values(values: np.ndarray) -> bool:
+    """Whether a table holds them all: a clustered weight."""
+    return _table(values) is not None
+
+
+def _table(values: np.ndarray) -> np.ndarray | None:
+    """The sorted different values, float32 [n]; None if there are more than int8 can number."""
+    if np.unique(values.ravel()[: 64 * _PLACES]).size > _PLACES:
+        return None  # without a look at all of them
+    found = np.unique(values)
+    return found if found.size <= _PLACES else None
+
+
+def quantized(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(int8 of the same shape, float32 scale per channel of the last axis), symmetric.
+
+    As TFLite's weights are (https://arxiv.org/abs/1712.05877, section 2.1, with a zero point of 0).
+    """
+    largest = np.abs(values).max(axis=tuple(range(values.ndim - 1)))
+    scale = np.where(largest > 0, largest / _LARGEST, 1.0).astype(np.float32)
+    return np.round(values / scale).astype(np.int8), scale
+
+
+def unpacked(values: np.ndarray, kind: str) -> np.ndarray:
+    """What a weight is after it went through a format: float32 of the same shape."""
+    if kind != "int8":
+        return tf.cast(tf.cast(values, kind), tf.float32).numpy()
+    if _table(values) is not None:
+        return values
+    stored, scale = quantized(values)
+    return stored.astype(np.float32) * scale
+
+
+class PackedModel:
+    """An unrolled model whose kernels are read from where they were unpacked to.
+
+    Args:
+        model: the model; it is not changed.
+        formats: layer name -> format.
+    """
+
+    def __init__(self, model: "keras.Model", formats: Mapping[str, str]) -> None:
+        self._model = model
+        kernels_ = kernels(model)
+        self._packed = {n: Packed(kernels_[n].numpy(), kind) for n, kind in formats.items()}
+        packed = {id(kernels_[name]) for name in formats}
+        # A resource's own variables are not found through it when a model is saved.
+        self.tracked = [
+            list(self._packed.values()),
+            [packed.variables for packed in self._packed.values()],
+            [weight for weight in model.weights if id(weight) not in packed],
+        ]
+
+    def __call__(self, features: Any, training: bool = False) -> tf.Tensor:
+        """Logits, float32 [B, C]; in a graph that is being traced."""
+        before = {}
+        for name, packed in self._packed.items():
+            layer = self._model.get_layer(name)
+            attribute = kernel_attribute(layer)
+            before[layer, attribute] = getattr(layer, attribute)
+            # Not by Keras' own way of setting it, which would forget the variable.
+            object.__setattr__(layer, attribute, packed.read())
+        try:
+            return self._model(features, training=training)
+        finally:
+            for (layer, attribute), variable in before.items():
+                object.__setattr__(layer, attribute, variable)

@@ -1,0 +1,108 @@
+"""Pruning: the smallest weights of each layer become zero while training goes on, by TF-MOT.
+
+Zhu and Gupta, https://arxiv.org/abs/1710.01878, whose cubic schedule TF-MOT's PolynomialDecay is.
+Unstructured zeros make the gzipped file smaller; no dense kernel runs faster with them
+(tensorflow/model-optimization#173, #391, #611).
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from ...errors import ConfigError
+from .job import Candidate, Job, chosen, kernels, rate_of, zeros
+from .settings import Prune
+
+if TYPE_CHECKING:
+    import tf_keras as keras
+
+_BLOCK = (4, 4)
+_RISE = 2 / 3  # of the steps; the rest trains what is left
+_UPDATES = 30  # of the masks, each of which sorts every weight
+
+
+def prune(before: Candidate, job: Job, settings: Prune) -> Candidate:
+    """Return the model with `settings.sparsity` of zeros in each chosen layer.
+
+    Raises:
+        ConfigError: a layer cannot be pruned in this pattern; it is named.
+    """
+    import tensorflow_model_optimization as tfmot
+
+    names = chosen(job, before.model, _patterns(settings), all_of=False)
+    _check(before.model, names, settings.pattern)
+    with job.precision():
+        model = job.copy(before)
+    # The wrappers multiply float32 weights by float32 masks, whatever their layers compute in.
+    pruned = tfmot.sparsity.keras.prune_low_magnitude(
+        model, pruning_policy=_policy(set(names)), **_pattern(settings, job)
+    )
+    job.tune(
+        pruned,
+        "prune",
+        settings.epochs,
+        rate_of(settings, job, 0.5),
+        callbacks=[tfmot.sparsity.keras.UpdatePruningStep()],
+    )
+    weights = tfmot.sparsity.keras.strip_pruning(pruned).get_weights()
+    after = job.next(before, "prune", weights)
+    return job.next(after, "prune", weights, facts={"zeros": _reached(after.model, names)})
+
+
+def _patterns(settings: Prune) -> list[str]:
+    return [] if settings.exclude == "auto" else settings.exclude
+
+
+def _check(model: "keras.Model", names: list[str], pattern: str) -> None:
+    """TF-MOT's limits: blocks need two dimensions, 2:4 needs fours of neighbours."""
+    for name in names:
+        shape = kernels(model)[name].shape
+        if pattern == "block" and len(shape) != 2:
+            raise ConfigError(
+                f"compress.steps: prune: pattern block needs weights of two dimensions, and the "
+                f"layer {name} has {list(shape)}. Exclude it, or take unstructured."
+            )
+        if pattern == "2:4" and shape[-2] % 4:
+            raise ConfigError(
+                f"compress.steps: prune: pattern 2:4 needs fours of weights, and the layer {name} "
+                f"has {shape[-2]} inputs. Exclude it, or take unstructured."
+            )
+
+
+def _policy(names: set[str]) -> Any:
+    import tensorflow_model_optimization as tfmot
+
+    class Chosen(tfmot.sparsity.keras.PruningPolicy):
+        def allow_pruning(self, layer: "keras.layers.Layer") -> bool:
+            return layer.name in names
+
+        def ensure_model_supports_pruning(self, model: "keras.Model") -> None:
+            """Our models do: they are functional and built."""
+
+    return Chosen()
+
+
+def _pattern(settings: Prune, job: Job) -> dict[str, Any]:
+    """TF-MOT's arguments. Its 2:4 mask is set in the first step, whatever the schedule."""
+    import tensorflow_model_optimization as tfmot
+
+    steps = settings.epochs * job.steps_per_epoch
+    frequency = max(1, round(steps * _RISE / _UPDATES))
+    if settings.schedule == "constant" or settings.pattern == "2:4":
+        schedule = tfmot.sparsity.keras.ConstantSparsity(settings.sparsity, 0, 1, 1)
+    else:
+        end = max(1, round(steps * _RISE / frequency)) * frequency
+        schedule = tfmot.sparsity.keras.PolynomialDecay(
+            0.0, settings.sparsity, 0, end, frequency=frequency
+        )
+    found: dict[str, Any] = {"pruning_schedule": schedule}
+    if settings.pattern == "2:4":
+        found["sparsity_m_by_n"] = (2, 4)
+    elif settings.pattern == "block":
+        found |= {"block_size": _BLOCK, "block_pooling_type": "AVG"}
+    return found
+
+
+def _reached(model: "keras.Model", names: list[str]) -> float:
+    """The share of zeros over the chosen layers together."""
+    sizes = {name: int(kernels(model)[name].shape.num_elements()) for name in names}
+    zero = sum(zeros(kernels(model)[name].numpy()) * size for name, size in sizes.items())
+    return zero / max(1, sum(sizes.values()))

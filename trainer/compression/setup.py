@@ -1,0 +1,98 @@
+"""From a trained version and transformed rows to what a recipe needs."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..export import Columns, export
+from ..input import Source, label_counts
+from ..restore import Restored, restore
+from ..settings import Train
+from .job import Candidate, Job
+from .recipe import Export
+from .tflite import TFLITE
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Where a recipe's inputs lie.
+
+    Attributes:
+        version: the trained SavedModel.
+        transform_graph: Transform's output; the copy in the version where it is None.
+        train_files, eval_files: transformed rows, gzipped TFRecords of tf.Example.
+        inputs: column by served name.
+        label: column.
+        train: how the model was trained.
+        folder: scratch.
+    """
+
+    version: Path
+    transform_graph: str | None
+    train_files: Sequence[str]
+    eval_files: Sequence[str]
+    inputs: Mapping[str, str]
+    label: str
+    train: Train
+    folder: Path
+
+
+def prepare(given: Surroundings) -> tuple[Job, Candidate, Export]:
+    """The job, the trained model unrolled, and the writer of SavedModels.
+
+    Raises ConfigError if the version cannot be rebuilt.
+    """
+    restored = restore(str(given.version), given.transform_graph)
+    family, settings = restored.family, restored.settings
+    spec = restored.transform.transformed_feature_spec()
+    classes = len(restored.facts["labels"])
+
+    def source(files: Sequence[str]) -> Source:
+        return Source(
+            files,
+            spec,
+            classes,
+            sequence=[name for name in family.SEQUENCE_FEATURES if name in spec],
+            pixel_shapes=family.pixel_shapes(settings),
+            transform=restored.transform,
+        )
+
+    train = source(given.train_files)
+    job = Job(
+        family,
+        settings,
+        classes,
+        restored.learned,
+        given.train,
+        train,
+        source(given.eval_files),
+        label_counts(train)[0],
+        restored.facts["multi_label"],
+        given.folder,
+    )
+    unrolled = job.build()
+    family.adopt(restored.model, unrolled)
+    return job, Candidate("trained", unrolled), _exporter(given, restored, job)
+
+
+def _exporter(given: Surroundings, restored: Restored, job: Job) -> Export:
+    def write(candidate: Candidate, folder: Path) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        shapes = job.source.pixel_shapes
+        facts = {key: restored.facts[key] for key in ("model", "checkpoint")}
+        compression = {"after": candidate.name, "layers": candidate.layers}
+        export(
+            candidate.model,
+            restored.transform,
+            restored.facts["labels"],
+            Columns(given.inputs, given.label, shapes),
+            str(folder),
+            {**facts, "compression": compression},
+            multi_label=job.multi_label,
+            formats=candidate.formats,
+        )
+        if candidate.tflite:
+            shutil.copyfile(candidate.tflite, folder / TFLITE)
+
+    return write
