@@ -21,10 +21,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+_WIDE = 160  # characters
+
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The YAML file.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Set one key for this run: train.epochs=1."),
+]
+Model = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="A model's folder of versions, or one version.")
+]
+Rows = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        metavar="PATH",
+        help="Rows: a CSV with the model's columns (a file, folder or glob), or pictures.",
+    ),
 ]
 
 
@@ -45,6 +58,12 @@ def _errors(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(130) from None
 
     return wrapped
+
+
+def _console() -> Console:
+    """Standard output, wide enough for any table where no terminal bounds it."""
+    console = Console()
+    return console if console.is_terminal else Console(width=max(_WIDE, console.width))
 
 
 @app.command()
@@ -113,9 +132,7 @@ def init(
 @app.command()
 @_errors
 def predict(
-    model: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="A model's folder of versions, or one version.")
-    ],
+    model: Model,
     text: Annotated[
         list[str] | None, typer.Option("--text", help="A text; give it several times for more.")
     ] = None,
@@ -165,6 +182,112 @@ def lineage(
     from .lineage import tree
 
     Console().print(tree(Config.load(config, set_ or ()), version))
+
+
+@app.command()
+@_errors
+def compress(
+    model: Model,
+    recipe: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE", help="`steps:`, `budget:`, `time_limit:`, or a configuration with them."
+        ),
+    ],
+    data: Rows,
+    to: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER", help="Where to publish; the model's folder with -small."),
+    ] = None,
+) -> None:
+    """Make a pushed version small by a recipe, and publish it if it keeps to the budget.
+
+    A tenth of the rows is measured on, the rest trained on. Run it again after a kill, and it
+    goes on. Exit codes: 0 published, 2 something given cannot be used, 3 it failed, 4 over the
+    budget.
+    """
+    from .compress import compress as work
+    from .results import compression_table
+
+    done = work(model, recipe, data, to)
+    console = _console()
+    console.print(compression_table(done.report))
+    console.print(f"\n{escape(done.report['verdict'])}", highlight=False, soft_wrap=True)
+    words = "[green]published[/]:" if done.kept else "[red]not published[/]; the best candidate is"
+    console.print(f"{words} {escape(str(done.version))}", highlight=False, soft_wrap=True)
+    console.print(f"report: {escape(str(done.work / 'report.json'))}", highlight=False)
+    raise typer.Exit(done.exit_code)
+
+
+@app.command()
+@_errors
+def sensitivity(
+    model: Model,
+    data: Rows,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Whose steps to try; else prune 0.5, cluster 32 and int8."
+        ),
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The picture: SVG, PNG or PDF.")
+    ] = Path("sensitivity.svg"),
+) -> None:
+    """Show what each layer costs when it alone is pruned, clustered or quantized.
+
+    Nothing is trained and nothing is changed; `exclude:` in a recipe takes the layers' names.
+    """
+    from . import charts
+    from .compress import sensitivity as work
+
+    charts.check_picture(output)
+    found = work(model, data, recipe)
+    _console().print(charts.sensitivity_table(found))
+    charts.sensitivity_picture(found, output)
+    Console().print(f"\npicture: {escape(str(output))}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+@_errors
+def recipes(
+    model: Model,
+    data: Rows,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A file with the `budget:` to keep to; else none."),
+    ] = None,
+    time_limit: Annotated[
+        float | None,
+        typer.Option(min=0, metavar="MINUTES", help="Then the best recipe so far is taken."),
+    ] = None,
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="FILE", help="The best recipe; a picture beside."),
+    ] = Path("best-recipe.yaml"),
+) -> None:
+    """Search for the recipe that suits a pushed version: all on few steps, the better half on more.
+
+    Prints every recipe tried, and which no other beats in accuracy, size and latency. Run it
+    again after a kill, and it goes on.
+    """
+    from . import charts
+    from .compress import check_new, write_recipe
+    from .compress import recipes as work
+
+    check_new(output)
+    picture = output.with_suffix(".svg")
+    charts.check_picture(picture)
+    found = work(model, data, recipe, time_limit)
+    _console().print(charts.recipes_table(found))
+    write_recipe(found, output)
+    charts.recipes_picture(found, model.resolve().name, picture)
+    Console().print(
+        f"\npicture: {escape(str(picture))}\nbest recipe: {escape(str(output))}; next: espalier "
+        f"compress {escape(str(model))} --recipe {escape(str(output))} --data {escape(data)}",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 @app.command()

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
@@ -268,7 +268,7 @@ class Config(BaseModel):
         try:
             self.__pydantic_validator__.validate_python(values, self_instance=self)
         except ValidationError as error:
-            raise ConfigError("\n".join(_sentences(error, where, values))) from None
+            raise ConfigError("\n".join(_sentences(error, where, values, Config))) from None
 
     @classmethod
     def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> "Config":
@@ -298,6 +298,34 @@ class Config(BaseModel):
     def home(self) -> Path:
         """The folder of everything that runs of this pipeline leave behind."""
         return Path(self.runs) / self.name
+
+
+Part = TypeVar("Part", bound=BaseModel)
+
+
+def load_section(path: str | Path, name: str, model: type[Part]) -> Part:
+    """Read one section out of a file of its own, or out of a whole configuration.
+
+    Args:
+        path: a YAML file with the section's keys at its top, or with the section under `name`.
+        name: the section.
+        model: what it has to be.
+
+    Raises:
+        ConfigError: with a line per fault, as `Config.load` gives them.
+    """
+    tree = _parse(_read(Path(path)), str(path))
+    prefix = (name,) if name in tree else ()
+    section = tree[name] if prefix else tree
+    if section is None or (not prefix and "data" in tree):
+        raise ConfigError(
+            f"{path}: a configuration without `{name}:`. Expected that section in it, or a file "
+            f"with {', '.join(model.model_fields)} at its top."
+        )
+    try:
+        return model.model_validate(section)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_sentences(error, str(path), tree, model, prefix))) from None
 
 
 def _read(path: Path) -> str:
@@ -345,15 +373,20 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         tree.lc.data.pop(last, None)
 
 
-def _sentences(error: ValidationError, where: str, tree: Any) -> list[str]:
+def _sentences(
+    error: ValidationError, where: str, tree: Any, model: Any, prefix: tuple[str, ...] = ()
+) -> list[str]:
+    """A line per fault of what stands under `prefix` in the tree and should be a `model`."""
     lines: dict[str, None] = {}
     faults = [(_key_path(fault["loc"], fault["type"]), fault) for fault in error.errors()]
     for path, fault in faults:
         if any(len(other) > len(path) and other[: len(path)] == path for other, _ in faults):
             continue  # a union's other branch: the deeper fault says more
-        line = _line(tree, path)
+        key_path = [*prefix, *path]
+        line = _line(tree, key_path)
         place = f"{where}:{line}" if line else where
-        lines[f"{place}: {'.'.join(map(str, path)) or '(top)'}: {_reason(fault)}"] = None
+        key = ".".join(map(str, key_path)) or "(top)"
+        lines[f"{place}: {key}: {_reason(fault, model)}"] = None
     return list(lines)
 
 
@@ -383,10 +416,10 @@ def _line(tree: Any, path: Sequence[Any]) -> int | None:
     return line
 
 
-def _reason(fault: Any) -> str:
+def _reason(fault: Any, model: Any) -> str:
     name, kind = str(fault["loc"][-1]) if fault["loc"] else "", fault["type"]
     if kind == "extra_forbidden":
-        known = _known(fault["loc"][:-1])
+        known = _known(fault["loc"][:-1], model)
         near = difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}."
         return f"unknown key {name!r}; {hint}"
@@ -403,9 +436,8 @@ def _reason(fault: Any) -> str:
     return f"{message}; found {fault['input']!r}" if kind != "value_error" else message
 
 
-def _known(loc: Sequence[Any]) -> list[str]:
-    """The names of the fields in the section at `loc`."""
-    model: Any = Config
+def _known(loc: Sequence[Any], model: Any) -> list[str]:
+    """The names of the fields in the section at `loc` of a model."""
     for part in loc:
         if part in families.names() and model not in (Config, Data):
             continue

@@ -68,44 +68,35 @@ def live(shown: RenderableType, console: Console) -> AbstractContextManager[Any]
     )
 
 
-class Reporter(logging.Handler):
-    """Turns log records into lines: TFX's about components, the trainer's about its steps.
+class Steps(logging.Handler):
+    """Turns what the trainer logs about its steps into lines, and into a bar on a terminal.
 
     Args:
-        console: where the lines go.
-        nodes: all the components that will run, in order.
-        look_up: reads a component's state and outputs from the metadata.
+        console: where they go.
+        width: characters that the bar's name takes.
     """
 
-    def __init__(
-        self, console: Console, nodes: list[str], look_up: Callable[[str], Node | None]
-    ) -> None:
+    loggers: tuple[str, ...] = ("espalier.progress",)
+
+    def __init__(self, console: Console, width: int = 0) -> None:
         super().__init__(logging.DEBUG)
-        self._console, self._nodes, self._look_up = console, nodes, look_up
-        self._width = max(map(len, nodes), default=0)
-        self._started: dict[str, float] = {}
-        self.current = ""
+        self._console, self._width = console, width
         self._bar = Progress(
-            TextColumn(f"  {{task.fields[name]:<{self._width}}}"),
+            TextColumn(f"  {{task.fields[name]:<{width}}}"),
             TextColumn("{task.description}"),
             BarColumn(20),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=console,
         )
-        self._task = self._bar.add_task("running", name="", total=None, visible=False)
+        self._task = self._bar.add_task("running", name="", total=None)
         self._live = live(self._bar, console)
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
         """Show progress for as long as the block lasts."""
-        from absl import logging as absl_logging
-
-        absl_logging.set_verbosity(absl_logging.INFO)
-        for handler in logging.getLogger().handlers:
-            handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        loggers = [logging.getLogger("absl"), logging.getLogger("espalier.progress")]
-        loggers[1].setLevel(logging.DEBUG)
+        loggers = [logging.getLogger(name) for name in self.loggers]
+        logging.getLogger("espalier.progress").setLevel(logging.DEBUG)
         for logger in loggers:
             logger.addHandler(self)
         try:
@@ -117,8 +108,52 @@ class Reporter(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Handle one record; see `logging.Handler`."""
+        message = record.getMessage()
+        if record.levelno > logging.DEBUG:
+            self._console.print(
+                f"      {escape(message)}", style="dim", highlight=False, soft_wrap=True
+            )
+            self._bar.update(self._task, description="running", total=None)
+            return
+        done, total = getattr(record, "done", None), getattr(record, "total", None)
+        self._bar.update(self._task, description=message, completed=done, total=total)
+
+
+class Reporter(Steps):
+    """The same for a pipeline, with a line per component out of what TFX logs.
+
+    Args:
+        console: where the lines go.
+        nodes: all the components that will run, in order.
+        look_up: reads a component's state and outputs from the metadata.
+    """
+
+    loggers = ("absl", "espalier.progress")
+
+    def __init__(
+        self, console: Console, nodes: list[str], look_up: Callable[[str], Node | None]
+    ) -> None:
+        super().__init__(console, max(map(len, nodes), default=0))
+        self._nodes, self._look_up = nodes, look_up
+        self._started: dict[str, float] = {}
+        self.current = ""
+        self._bar.update(self._task, visible=False)
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Show progress for as long as the block lasts."""
+        from absl import logging as absl_logging
+
+        absl_logging.set_verbosity(absl_logging.INFO)
+        for handler in logging.getLogger().handlers:
+            handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        with super().listening():
+            yield
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Handle one record; see `logging.Handler`."""
         if record.name == "espalier.progress":
-            self._step(record)
+            super().emit(record)
         elif event := _EVENT.match(record.getMessage()):
             name, what = event.groups()
             self._start(name) if what == "running" else self.finish(name)
@@ -146,12 +181,17 @@ class Reporter(logging.Handler):
             soft_wrap=True,
         )
 
-    def _step(self, record: logging.LogRecord) -> None:
-        message = record.getMessage()
-        if record.levelno > logging.DEBUG:
-            self._console.print(
-                f"      {escape(message)}", style="dim", highlight=False, soft_wrap=True
-            )
-            return
-        done, total = getattr(record, "done", None), getattr(record, "total", None)
-        self._bar.update(self._task, description=message, completed=done, total=total)
+
+@contextlib.contextmanager
+def shown(log: Path, console: Console | None = None) -> Iterator[None]:
+    """Show the trainer's steps for as long as the block lasts; all else goes to `log`.
+
+    Args:
+        log: the file.
+        console: where the steps go; standard output if None.
+    """
+    with quiet(log) as screen:
+        console = console or Console(file=screen)
+        console.print(f"log: {log}", style="dim", highlight=False, soft_wrap=True)
+        with Steps(console).listening():
+            yield

@@ -33,6 +33,28 @@ class Restored:
     transform: "tft.TFTransformOutput"
 
 
+def trained_facts(version: str) -> dict[str, Any]:
+    """The description of a version that no compression has changed.
+
+    Raises:
+        ConfigError: it is not a version of ours, or one that was compressed.
+    """
+    try:
+        facts = describe(version)
+    except (OSError, ValueError):
+        raise ConfigError(
+            f"{version}: no version of a model that Espalier pushed (its assets.extra/"
+            f"espalier.json cannot be read)."
+        ) from None
+    if "compression" in facts or "learned" not in facts:
+        raise ConfigError(
+            f"{version}: this version was compressed already, or exported by an older Espalier. "
+            f"Begin with the trained one: run without `compress:`, or take the Trainer's "
+            f"artifact."
+        )
+    return facts
+
+
 def restore(version: str, transform_graph: str | None = None) -> Restored:
     """Rebuild the model of a version that no compression has changed.
 
@@ -47,19 +69,7 @@ def restore(version: str, transform_graph: str | None = None) -> Restored:
     import tensorflow_text  # noqa: F401 - registers the tokenizer's ops
     import tensorflow_transform as tft
 
-    try:
-        facts = describe(version)
-    except (OSError, ValueError):
-        raise ConfigError(
-            f"{version}: no version of a model that Espalier pushed (its assets.extra/"
-            f"espalier.json cannot be read)."
-        ) from None
-    if "compression" in facts or "learned" not in facts:
-        raise ConfigError(
-            f"{version}: this version was compressed already, or exported by an older Espalier. "
-            f"Begin with the trained one: run without `compress:`, or take the Trainer's "
-            f"artifact."
-        )
+    facts = trained_facts(version)
     family = families.load(facts["model"]["family"])
     settings = family.Settings(**facts["model"])
     model = family.build(_bare(settings), len(facts["labels"]), facts["learned"])

@@ -15,6 +15,7 @@ from .fit import State, fit
 from .input import Augmentation, Source, batches, label_counts
 from .preprocess import labels
 from .settings import Augment, Train
+from .sparsity import keep_zeros
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -55,6 +56,8 @@ def run_fn(fn_args: Any) -> None:
 
     with hardware.precision(settings.precision), hardware.strategy().scope():
         model = job.build(learned)
+        if settings.keep_sparsity:
+            keep_zeros(model)
         state = fit(
             model,
             train_data,

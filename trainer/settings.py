@@ -92,6 +92,11 @@ class Train(Section):
         description="balanced weighs each row by the rarity of its label; not with multi_label or "
         "mix.",
     )
+    keep_sparsity: bool = Field(
+        False,
+        description="Keep the zeros of a pruned checkpoint: what is zero at the start stays zero. "
+        "The Compressor's steps always keep them.",
+    )
     seed: int = Field(0, ge=0, description="Makes a run repeatable on the same machine.")
 
     @property

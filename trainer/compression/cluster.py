@@ -7,13 +7,15 @@ finds the rest: nothing becomes faster.
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError
-from .job import Candidate, Job, chosen, is_sparse, kernels, rate_of
+from ..sparsity import is_sparse
+from .job import Candidate, Job, chosen, kernels, plainly, rate_of
 from .settings import Cluster
 
 if TYPE_CHECKING:
     import tf_keras as keras
 
 
+@plainly
 def cluster(before: Candidate, job: Job, settings: Cluster) -> Candidate:
     """Return the model with at most `settings.clusters` different weights in each chosen layer.
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError
 from ..input import batches
-from .job import Candidate, Job, keep_zeros, progress, rate_of
+from ..sparsity import keep_zeros
+from .job import Candidate, Job, plainly, progress, rate_of
 from .settings import Distill
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ _HARD = 0.5  # the share of the true labels in the loss of the answers
 _SHUFFLED = 16  # cached batches that are mixed
 
 
+@plainly
 def distill(before: Candidate, job: Job, settings: Distill) -> Candidate:
     """Return a student of `settings.layers` layers.
 

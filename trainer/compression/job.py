@@ -1,7 +1,9 @@
 """What every step of a recipe is given: the model it begins with, the data, a way to train."""
 
 import fnmatch
+import functools
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +16,7 @@ from .. import hardware
 from ..fit import fit
 from ..input import Source, batches
 from ..settings import Train
+from ..sparsity import zeros
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +27,6 @@ progress = logging.getLogger("espalier.progress")
 
 # The attribute that holds what may be compressed, by the layer's class.
 _KERNELS = {"Dense": "kernel", "Conv2D": "kernel", "Embedding": "embeddings"}
-_SPARSE = 0.05  # a layer with this share of zeros was pruned
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class Job:
         multi_label: whether labels do not exclude each other.
         folder: scratch, in which a killed run finds what it had.
         deadline: `time.monotonic()` at which steps end, or None.
+        share: of an epoch's batches that are trained on, to try a recipe out.
     """
 
     family: ModuleType
@@ -75,6 +78,7 @@ class Job:
     multi_label: bool
     folder: Path
     deadline: float | None = None
+    share: float = 1.0
 
     def build(self, layers: int | None = None, weights: "list[np.ndarray] | None" = None) -> Any:
         """A fresh unrolled model, under the precision policy that is set now."""
@@ -97,13 +101,14 @@ class Job:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches in one pass over the training rows."""
-        return -(-self.rows // self.train.batch_size)
+        """Batches in one pass over the training rows, or over the share of them."""
+        return math.ceil(self.share * -(-self.rows // self.train.batch_size))
 
     def batches(self, epoch: int) -> "tf.data.Dataset":
         """The training rows in the order of this epoch."""
         seed = self.train.seed * 1000 + epoch + 1
-        return batches(self.source, self.train.batch_size, shuffle_seed=seed)
+        found = batches(self.source, self.train.batch_size, shuffle_seed=seed)
+        return found if self.share == 1 else found.take(self.steps_per_epoch)
 
     @property
     def out_of_time(self) -> bool:
@@ -178,6 +183,26 @@ class Job:
         return hardware.precision(self.train.precision)
 
 
+def plainly(step: Any) -> Any:
+    """Run a step without AutoGraph, which rewrites what Keras and TF-MOT build, to no effect."""
+
+    @functools.wraps(step)
+    def run(*args: Any) -> Any:
+        import tensorflow as tf
+
+        return tf.autograph.experimental.do_not_convert(step)(*args)
+
+    return run
+
+
+def compiled(model: "keras.Model") -> Any:
+    """features -> outputs, as a graph; AutoGraph would take seconds to rewrite it as it is."""
+    import tensorflow as tf
+
+    plain = tf.autograph.experimental.do_not_convert(lambda features: model(features))
+    return tf.function(plain, reduce_retracing=True)
+
+
 def kernels(model: "keras.Model") -> dict[str, "tf.Variable"]:
     """The weights that steps may change, by the layer's name, in the model's order."""
     found = {}
@@ -207,34 +232,6 @@ def chosen(job: Job, model: "keras.Model", exclude: Iterable[str], *, all_of: bo
                 f"{', '.join(kernels(model))}."
             )
     return [n for n in names if not any(fnmatch.fnmatch(n, pattern) for pattern in exclude)]
-
-
-def zeros(values: Any) -> float:
-    """The share of zeros."""
-    import numpy as np
-
-    array = np.asarray(values)
-    return float(1 - np.count_nonzero(array) / max(1, array.size))
-
-
-def is_sparse(values: Any) -> bool:
-    """Whether a weight was pruned, and its zeros are to be kept."""
-    return zeros(values) >= _SPARSE
-
-
-def keep_zeros(model: "keras.Model") -> None:
-    """Hold the zeros of pruned weights at zero in any training that follows.
-
-    A Keras optimizer applies a variable's constraint after each update.
-    """
-    import tensorflow as tf
-
-    for variable in model.trainable_weights:
-        values = variable.numpy()
-        if values.ndim > 1 and is_sparse(values):
-            mask = tf.constant(values != 0, tf.float32)
-            bare = getattr(variable, "_variable", variable)  # under mixed precision it is wrapped
-            bare._constraint = lambda weight, mask=mask: weight * mask
 
 
 def layer_report(candidate: Candidate) -> list[dict[str, Any]]:

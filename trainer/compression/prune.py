@@ -8,7 +8,8 @@ Unstructured zeros make the gzipped file smaller; no dense kernel runs faster wi
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError
-from .job import Candidate, Job, chosen, kernels, rate_of, zeros
+from ..sparsity import zeros
+from .job import Candidate, Job, chosen, kernels, plainly, rate_of
 from .settings import Prune
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ _RISE = 2 / 3  # of the steps; the rest trains what is left
 _UPDATES = 30  # of the masks, each of which sorts every weight
 
 
+@plainly
 def prune(before: Candidate, job: Job, settings: Prune) -> Candidate:
     """Return the model with `settings.sparsity` of zeros in each chosen layer.
 
@@ -27,14 +29,10 @@ def prune(before: Candidate, job: Job, settings: Prune) -> Candidate:
     """
     import tensorflow_model_optimization as tfmot
 
-    names = chosen(job, before.model, _patterns(settings), all_of=False)
-    _check(before.model, names, settings.pattern)
+    names = _names(before.model, job, settings)
     with job.precision():
         model = job.copy(before)
-    # The wrappers multiply float32 weights by float32 masks, whatever their layers compute in.
-    pruned = tfmot.sparsity.keras.prune_low_magnitude(
-        model, pruning_policy=_policy(set(names)), **_pattern(settings, job)
-    )
+    pruned = pruning(model, before, job, settings)
     job.tune(
         pruned,
         "prune",
@@ -51,20 +49,34 @@ def _patterns(settings: Prune) -> list[str]:
     return [] if settings.exclude == "auto" else settings.exclude
 
 
-def _check(model: "keras.Model", names: list[str], pattern: str) -> None:
-    """TF-MOT's limits: blocks need two dimensions, 2:4 needs fours of neighbours."""
+def pruning(model: "keras.Model", before: Candidate, job: Job, settings: Prune) -> "keras.Model":
+    """A copy of the candidate's model in TF-MOT's wrappers, which prune it while it is trained."""
+    import tensorflow_model_optimization as tfmot
+
+    names = set(_names(before.model, job, settings))
+    # The wrappers multiply float32 weights by float32 masks, whatever their layers compute in.
+    return tfmot.sparsity.keras.prune_low_magnitude(
+        model, pruning_policy=_policy(names), **_pattern(settings, job)
+    )
+
+
+def _names(model: "keras.Model", job: Job, settings: Prune) -> list[str]:
+    """The layers to prune. Patterns are for kernels that multiply: an embedding is looked up.
+
+    TF-MOT's blocks need two dimensions; its 2:4 goes along the inputs, padded to fours.
+    """
+    names = chosen(job, model, _patterns(settings), all_of=False)
+    if settings.pattern == "unstructured":
+        return names
+    names = [name for name in names if type(model.get_layer(name)).__name__ != "Embedding"]
     for name in names:
         shape = kernels(model)[name].shape
-        if pattern == "block" and len(shape) != 2:
+        if settings.pattern == "block" and len(shape) != 2:
             raise ConfigError(
                 f"compress.steps: prune: pattern block needs weights of two dimensions, and the "
                 f"layer {name} has {list(shape)}. Exclude it, or take unstructured."
             )
-        if pattern == "2:4" and shape[-2] % 4:
-            raise ConfigError(
-                f"compress.steps: prune: pattern 2:4 needs fours of weights, and the layer {name} "
-                f"has {shape[-2]} inputs. Exclude it, or take unstructured."
-            )
+    return names
 
 
 def _policy(names: set[str]) -> Any:

@@ -7,13 +7,13 @@ import numpy as np
 
 from ..input import batches
 from . import pack
-from .job import Job, chosen, kernels, progress
+from .job import Job, chosen, compiled, kernels, progress
 from .settings import Cluster, Entry, Prune, Quantize
 
 if TYPE_CHECKING:
     import tf_keras as keras
 
-_ROWS = 512  # eval rows that decide
+ROWS = 512  # eval rows that decide
 _LLOYD = 5  # rounds of k-means
 _BLOCK = 4
 
@@ -22,15 +22,11 @@ class _Rows:
     """Eval rows in memory, and a compiled model to ask about them."""
 
     def __init__(self, job: Job, model: "keras.Model", most: int) -> None:
-        import tensorflow as tf
-
         size = 32
         found = batches(job.evaluation, size).take(-(-most // size))
         self._batches = [(features, labels.numpy()) for features, labels in found]
         self._multi_label = job.multi_label
-        plain = tf.autograph.experimental.do_not_convert
-        self._ask = tf.function(plain(lambda features: model(features, training=False)),
-                                reduce_retracing=True)  # fmt: skip
+        self._ask = compiled(model)
 
     def quality(self) -> tuple[float, float]:
         """(accuracy, loss) of the model as it is now."""
@@ -61,7 +57,7 @@ def loses(job: Job, trained: "keras.Model", model: "keras.Model") -> float:
 
 
 def sensitivity(
-    job: Job, model: "keras.Model", entries: Sequence[Entry], most_rows: int = _ROWS
+    job: Job, model: "keras.Model", entries: Sequence[Entry], most_rows: int = ROWS
 ) -> list[dict[str, Any]]:
     """Each layer's losses under each step, applied to it alone; the model is left as it was.
 

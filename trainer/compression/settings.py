@@ -4,7 +4,7 @@ import itertools
 import re
 from typing import Annotated, Any, Literal, Union
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from ..settings import Section
 
@@ -223,9 +223,10 @@ class Compress(Section):
         None, gt=0, description="Minutes for all steps together; then the best so far is taken."
     )
 
-    @model_validator(mode="after")
-    def _order(self) -> "Compress":
-        kinds = [entry.kind for entry in self.steps]
+    @field_validator("steps")
+    @classmethod
+    def _order(cls, steps: list[Entry]) -> list[Entry]:
+        kinds = [entry.kind for entry in steps]
         for before, after in itertools.pairwise(kinds):
             if before == after:
                 raise ValueError(f"steps has {after} twice; name it once")
@@ -234,7 +235,7 @@ class Compress(Section):
                     f"{after} comes after {before} and would undo it; the order is "
                     f"{', '.join(ORDER)}"
                 )
-        return self
+        return steps
 
     @model_validator(mode="after")
     def _can_be_met(self) -> "Compress":
