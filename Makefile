@@ -1,11 +1,14 @@
 # Every target sets up what it needs; a set-up that is done costs no time.
-.PHONY: run digits test lint format lock setup clean
+.PHONY: run digits small test lint format lock setup clean
 
 run: setup  ## customise the open model minilm on the sample reviews
 	.venv/bin/espalier run examples/reviews.yaml
 
 digits: setup  ## train ResNet-20 on handwritten digits
 	.venv/bin/espalier run examples/digits.yaml
+
+small: setup  ## the same model of reviews, made small by a recipe
+	.venv/bin/espalier run examples/reviews-small.yaml
 
 test: setup
 	.venv/bin/python -m pytest -q

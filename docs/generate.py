@@ -34,11 +34,19 @@ def configuration() -> str:
             family = model.model_fields.get("family")
             title = f"{name}: with family: {family.default}" if family else f"{name}:"
             lines += ["", f"## `{title}`", "", *_table(model)]
-            for inner, part in model.model_fields.items():
-                for section in _models(part.annotation):
-                    if section.__name__ != "SplitPaths":  # told where it is used
-                        lines += ["", f"## `{name}.{inner}:`", "", *_table(section)]
+            lines += _sections(name, model)
     return "\n".join(lines) + "\n"
+
+
+def _sections(name: str, model: type[BaseModel]) -> list[str]:
+    """The sections inside a section, and those inside them."""
+    lines = []
+    for inner, part in model.model_fields.items():
+        for section in _models(part.annotation):
+            if section.__name__ != "SplitPaths":  # told where it is used
+                lines += ["", f"## `{name}.{inner}:`", "", *_table(section)]
+                lines += _sections(f"{name}.{inner}", section)
+    return lines
 
 
 def commands() -> str:

@@ -95,9 +95,11 @@ def check(config: "Config", progress: Callable[[str], None] | None = None) -> Da
     family = families.load(config.model.family)
     family.check(config.model, progress)
     _check_freeze(config, family.depth(config.model))
+    compression = _check_compress(config)
     report = _check_images(config, progress) if data.format == "images" else _check_rows(config)
     pixels = sum(math.prod(shape) for shape in family.pixel_shapes(config.model).values())
     check_places(config, report.bytes + pixels * sum(report.rows.values()))
+    report.warnings += compression
     length = getattr(config.model, "sequence_length", None)
     if length and report.words and report.words[95] * TOKENS_PER_WORD > length:
         report.warnings.append(
@@ -106,6 +108,25 @@ def check(config: "Config", progress: Callable[[str], None] | None = None) -> Da
             f"be cut."
         )
     return report
+
+
+def _check_compress(config: "Config") -> list[str]:
+    """What a recipe will not do, in a sentence; ConfigError for a student that cannot be."""
+    if config.compress is None:
+        return []
+    from ..trainer import families
+    from ..trainer.compression.distill import check_student
+
+    steps = {entry.kind: entry for entry in config.compress.steps}
+    if distill := steps.get("distill"):
+        family = families.load(config.model.family)
+        check_student(family, config.model, distill.distill.layers)
+    elif {"prune", "cluster"} & set(steps):
+        return [
+            "compress: zeros and clusters make the gzipped file smaller, and nothing faster: dense "
+            "kernels multiply by zero, too. Distill to fewer layers for speed."
+        ]
+    return []
 
 
 def _check_rows(config: "Config") -> DataReport:

@@ -80,10 +80,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+COMPRESS = {
+    "steps": [
+        {"prune": {"sparsity": 0.5, "epochs": 2}},
+        {"cluster": {"clusters": 32}},
+        {"quantize": {"how": "full"}},
+    ],
+    "budget": {"size": "3x"},
+}
+
+
 @pytest.fixture(scope="module")
 def textures(folder: Path) -> RunResult:
     skipping = {"images": f"{folder}/data", "on_bad_image": "skip"}
-    return run(image_config(folder, data=skipping))
+    return run(image_config(folder, data=skipping, compress=COMPRESS))
 
 
 def rows_of(home: Path, split: str) -> list[Any]:
@@ -105,6 +115,20 @@ def test_folders_end_in_a_pushed_model(textures: RunResult) -> None:
     assert textures.skipped == 1
     assert textures.metrics["overall"]["rows"] == textures.rows["test"]
     assert {prediction["label"] for prediction in textures.predictions} <= set(CLASSES)
+
+
+def test_a_recipe_makes_resnet_small(textures: RunResult) -> None:
+    report = textures.compression
+    assert report is not None and report["chosen"] == "quantize", report
+    last = report["candidates"][-1]
+    for layer in last["layers"]:
+        assert layer["format"] == "int8"
+        if layer["layer"] not in ("stem_conv", "logits"):
+            assert layer["values"] <= 32 and layer["zeros"] >= 0.48, layer
+    trained = report["candidates"][0]["figures"]
+    assert trained["bytes"] > 3 * last["figures"]["bytes"]
+    assert last["figures"]["tflite"]["agreement"] > 0.7
+    assert (Path(str(textures.pushed)) / "model.tflite").exists()
 
 
 def test_means_over_classes_are_what_scikit_learn_computes(

@@ -719,3 +719,25 @@ def test_freezing_more_than_there_is_stops_before_a_run(
     (tmp_path / "data.csv").write_bytes(HEADER + GOOD)
     with pytest.raises(ConfigError, match="train.freeze is 3, and this model has 2 parts"):
         check(job(tmp_path, train=train))
+
+
+def small(make_bert: Any, tmp_path: Path, *steps: dict[str, Any]) -> Config:
+    (tmp_path / "data.csv").write_bytes(HEADER + GOOD)
+    return Config(
+        name="small", data={"csv": str(tmp_path / "data.csv"), "text": "text", "label": "label"},
+        model={"family": "bert", "start": str(make_bert(tmp_path / "bert")), "sequence_length": 16},
+        compress={"steps": list(steps)}, push={"to": str(tmp_path / "models")},
+        runs=str(tmp_path / "runs"),
+    )  # fmt: skip
+
+
+def test_a_student_that_cannot_be_is_found_before_the_run(make_bert: Any, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="distill.layers is 2, and the trained model has 2"):
+        check(small(make_bert, tmp_path, {"distill": {"layers": 2}}))
+
+
+def test_what_a_recipe_will_not_do_is_said_before_it_runs(make_bert: Any, tmp_path: Path) -> None:
+    warnings = check(small(make_bert, tmp_path, {"prune": {}}, {"quantize": {}})).warnings
+    assert any("multiply by zero, too" in warning for warning in warnings)
+    warnings = check(small(make_bert, tmp_path, {"distill": {"layers": 1}}, {"prune": {}})).warnings
+    assert not any("multiply by zero, too" in warning for warning in warnings)

@@ -1,5 +1,6 @@
 """Whether a compressed model keeps to its budget, and which of several is the best."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -101,8 +102,8 @@ def verdict(budget: Budget, trained: Figures, figures: Figures) -> tuple[bool, s
 def _would_meet(line: Line, trained: Figures) -> str:
     """The tightest limit that holds, rounded to the loose side."""
     if line.name in _QUALITY:
-        return f"{line.found + 5e-5:.4f}"
-    return f"{line.found / _quantity(line.name, trained) * 1.005:.3g}"
+        return f"{math.ceil(1e4 * line.found - 1e-6) / 1e4:.4f}"
+    return f"{math.ceil(1e3 * line.found / _quantity(line.name, trained) - 1e-6) / 1e3:.3f}"
 
 
 def as_json(found: list[Line]) -> list[dict[str, Any]]:

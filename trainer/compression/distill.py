@@ -10,6 +10,7 @@ https://arxiv.org/abs/2002.10957, section 3.1). For pictures the pooled features
 """
 
 from collections.abc import Callable
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError
@@ -35,7 +36,7 @@ def distill(before: Candidate, job: Job, settings: Distill) -> Candidate:
     Raises:
         ConfigError: the family has no students, or this one would be no smaller.
     """
-    _check(job, settings)
+    check_student(job.family, job.settings, settings.layers)
     with job.precision():
         teacher = job.copy(before)
         student = job.build(settings.layers)
@@ -56,17 +57,24 @@ def distill(before: Candidate, job: Job, settings: Distill) -> Candidate:
     return job.next(before, "distill", student.get_weights(), layers=settings.layers)
 
 
-def _check(job: Job, settings: Distill) -> None:
-    if job.family.LAYER is None:
+def check_student(family: ModuleType, settings: Any, layers: int) -> None:
+    """Raise ConfigError unless the family has a student of so few layers.
+
+    Args:
+        family: its module.
+        settings: the model's section of the YAML.
+        layers: the student's.
+    """
+    if family.LAYER is None:
         raise ConfigError(
-            f"compress.steps: distill: the family {job.settings.family} has no shallower student. "
+            f"compress.steps: distill: the family {settings.family} has no shallower student. "
             f"Leave the step out."
         )
-    most = job.family.blocks(job.settings)
-    if settings.layers >= most:
+    most = family.blocks(settings)
+    if layers >= most:
         raise ConfigError(
-            f"compress.steps: distill.layers is {settings.layers}, and the trained model has "
-            f"{most}. Give fewer."
+            f"compress.steps: distill.layers is {layers}, and the trained model has {most}. Give "
+            f"fewer."
         )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from ...errors import ConfigError
 from .. import images, keras_weights
 from ..images import Architecture, ImageSettings
 
@@ -118,6 +119,11 @@ def _shallower(x: "keras.KerasTensor", settings: Settings, layers: int) -> "kera
     from tf_keras.src.applications import resnet
 
     version_2 = settings.start.endswith("v2")
+    if version_2 and layers < 2:
+        raise ConfigError(
+            f"compress.steps: distill.layers is {layers}, and {settings.start} needs 2 blocks in a "
+            f"stage: its first and its last differ."
+        )
     stack = resnet.stack2 if version_2 else resnet.stack1
     counts = [min(layers, n) for n in STAGES[settings.start.removesuffix("v2")]]
 
