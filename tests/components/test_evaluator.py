@@ -146,3 +146,19 @@ def test_an_equal_baseline_is_no_obstacle(tmp_path: Any) -> None:
     facts = {"labels": ["a", "b"], "inputs": ["text"], "label_column": "label"}
     assert executor._obstacle(facts, baseline_with(tmp_path, **facts)) == ""
     assert executor._obstacle(facts, None) == ""
+
+
+def test_a_model_over_its_budget_is_not_blessed() -> None:
+    from espalier.components.compressor import CompressionReport
+    from espalier.components.evaluator.executor import _within_budget
+
+    report = CompressionReport()
+    report.set_string_custom_property("verdict", "Over the budget: size 0.3, at most 0.15.")
+    report.set_int_custom_property("kept", 0)
+    blessed, sentence = _within_budget([report], True, "Blessed: accuracy 0.9.")
+    assert not blessed
+    assert sentence == "Not blessed: Over the budget: size 0.3, at most 0.15."
+    report.set_int_custom_property("kept", 1)
+    assert _within_budget([report], True, "Blessed.") == (True, "Blessed.")
+    assert _within_budget([report], False, "Not blessed.") == (False, "Not blessed.")
+    assert _within_budget(None, True, "Blessed.") == (True, "Blessed.")

@@ -31,7 +31,7 @@ import tensorflow as tf
 import tensorflow_text
 serve = tf.saved_model.load(sys.argv[1]).signatures["serving_default"]
 print(json.dumps(serve(text=tf.constant(json.loads(sys.argv[2])))["scores"].numpy().tolist()))
-assert not [m for m in sys.modules if m.split(".")[0] in ("espalier", "tfx", "tf_keras")]
+assert not [m for m in sys.modules if m.split(".")[0] in ("espalier", "tfx")]
 """
 TEXTS = ["the soup was lovely, order 7", "the soup was awful, order 8", "", "a"]
 
@@ -80,7 +80,7 @@ def test_the_signature_is_the_trained_models(result: RunResult, config: Config) 
     for folder in (trained, Path(str(result.pushed))):
         serve = tf.saved_model.load(str(folder)).signatures["serving_default"]
         shapes.append((serve.structured_input_signature, serve.structured_outputs))
-    assert str(shapes[0]) == str(shapes[1])
+    assert shapes[0] == shapes[1]
 
 
 def unpacked(version: Path) -> list[np.ndarray]:

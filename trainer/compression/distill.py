@@ -257,7 +257,7 @@ def hint_loss(
 ) -> "tf.Tensor":
     """Mean squared error of hidden states, or divergence of attention, over real tokens.
 
-    hidden: [B, T, H] or [B, F]; attention: [B, heads, T, T] distributions over the last axis.
+    hidden: [B * T, H] or [B, F]; attention: [B, heads, T, T] distributions over the last axis.
     mask: float32 [B, T], or None.
     """
     import tensorflow as tf
@@ -267,7 +267,7 @@ def hint_loss(
         ratio = tf.math.log(theirs + 1e-6) - tf.math.log(ours + 1e-6)
         each = tf.reduce_mean(tf.reduce_sum(theirs * ratio, axis=-1), axis=1)  # (B, T)
     else:
-        each = tf.reduce_mean(tf.math.squared_difference(ours, theirs), axis=-1)  # (B, T) or (B,)
+        each = tf.reduce_mean(tf.math.squared_difference(ours, theirs), axis=-1)  # (B * T,) or (B,)
     if mask is None:
         return tf.reduce_mean(each)
-    return tf.reduce_sum(each * mask) / tf.reduce_sum(mask)
+    return tf.reduce_sum(tf.reshape(each, tf.shape(mask)) * mask) / tf.reduce_sum(mask)

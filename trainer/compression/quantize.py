@@ -166,7 +166,7 @@ def _annotate_dense(names: set[str]) -> "Callable[[keras.layers.Layer], keras.la
         if type(layer).__name__ == "Dense" and layer.name in names and layer.name != "logits":
             return annotated(layer)
         # The name alone would also fit sums, whose layers bear their inputs' names.
-        makes_inputs = type(layer).__name__ in ("LayerNormalization", "Activation", "Reshape")
+        makes_inputs = type(layer).__name__ in ("LayerNormalization", "Activation")
         feeds_dense = makes_inputs and layer.name.endswith(("_norm", "_activation", "_join"))
         return annotated(layer, quantize_config=output()) if feeds_dense else layer
 

@@ -5,7 +5,7 @@ quantizes layers, and knows Dense and Embedding; here each kernel has a layer, a
 own: token_embedding, transformer_layer_0_query, ..., logits.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import tf_keras as keras
@@ -53,23 +53,43 @@ def build(
     token_ids = inputs["token_ids"]
     segments = inputs["segment_ids"] if pair else tf.zeros_like(token_ids)
     mask = tf.not_equal(token_ids, 0)  # (B, T)
+    length = tf.shape(token_ids)[1]
     x = embedding(vocabulary_size, "token")(token_ids)  # (B, T, H)
-    places = embedding(plan.positions, "position")(tf.range(tf.shape(token_ids)[1]))  # (T, H)
+    places = embedding(plan.positions, "position")(tf.range(length))  # (T, H)
     x = norm(x + places + embedding(plan.segments, "segment")(segments))
     x = keras.layers.Dropout(dropout, name="embeddings_dropout")(x)
-    # As Keras' own softmax masks.
-    bias = (1.0 - tf.cast(mask, x.dtype)[:, tf.newaxis, tf.newaxis, :]) * -1e9  # (B, 1, 1, T)
+    # As Keras' own softmax masks. In float32, as numbers are when a model is cloned.
+    bias = (1.0 - tf.cast(mask, tf.float32)[:, tf.newaxis, tf.newaxis, :]) * -1e9
+    attention = _Attention(
+        plan.heads,
+        tf.stack([-1, length, plan.heads, plan.hidden // plan.heads]),
+        tf.cast(bias, x.dtype),  # (B, 1, 1, T)
+        dropout,
+    )
+    # A token a row, N = B * T of them: on rank 2 a dense layer is one product and one sum, which
+    # is what int8 kernels are made for.
+    x = tf.reshape(x, (-1, plan.hidden))
     for index in range(layers):
-        x = _layer(x, bias, f"transformer_layer_{index}", plan, dropout, activation)
+        x = _layer(x, attention, f"transformer_layer_{index}", plan, activation)
+    x = tf.reshape(x, tf.stack([-1, length, plan.hidden]))
     x = pooling(x, mask=mask)  # (B, H)
     return keras.Model(inputs, logits(drop(x)), name="bert_unrolled")
 
 
+class _Attention(NamedTuple):
+    """What the attention of all layers shares: heads, the shape [B, T, heads, size] as a tensor,
+    the mask as a bias, dropout."""
+
+    heads: int
+    shape: "keras.KerasTensor"
+    bias: "keras.KerasTensor"
+    dropout: float
+
+
 def _layer(
-    x: "keras.KerasTensor", bias: "keras.KerasTensor", name: str, plan: "Plan", dropout: float,
-    activation: Any,
-) -> "keras.KerasTensor":  # fmt: skip
-    """One transformer layer, its norms behind the residual sums as in BERT: (B, T, H) -> same."""
+    x: "keras.KerasTensor", attention: _Attention, name: str, plan: "Plan", activation: Any
+) -> "keras.KerasTensor":
+    """One transformer layer, its norms behind the residual sums as in BERT: (N, H) -> (N, H)."""
     import tensorflow as tf
     import tf_keras as keras
 
@@ -79,24 +99,24 @@ def _layer(
         return keras.layers.Dense(width, name=f"{name}_{part}")
 
     def heads(part: str) -> "keras.KerasTensor":
-        split = keras.layers.Reshape((-1, plan.heads, size), name=f"{name}_{part}_split")
         turned = keras.layers.Permute((2, 1, 3), name=f"{name}_{part}_heads")
-        return turned(split(dense(plan.hidden, part)(x)))  # (B, heads, T, size)
+        return turned(tf.reshape(dense(plan.hidden, part)(x), attention.shape))  # (B, h, T, size)
 
     def add_and_norm(x: "keras.KerasTensor", y: "keras.KerasTensor", part: str) -> Any:
-        y = keras.layers.Dropout(dropout, name=f"{name}_{part}_dropout")(y)
+        y = keras.layers.Dropout(attention.dropout, name=f"{name}_{part}_dropout")(y)
         y = keras.layers.Add(name=f"{name}_{part}_add")([y, x])
         norm = keras.layers.LayerNormalization(
             epsilon=plan.epsilon, name=f"{name}_{part}_layer_norm"
         )
         return norm(y)
 
-    query = heads("query") * size**-0.5
-    scores = tf.matmul(query, heads("key"), transpose_b=True) + bias  # (B, heads, T, T)
+    query = keras.layers.Rescaling(size**-0.5, name=f"{name}_scale")(heads("query"))
+    scores = tf.matmul(query, heads("key"), transpose_b=True) + attention.bias  # (B, h, T, T)
     scores = keras.layers.Softmax(name=f"{name}_attention")(scores)
-    scores = keras.layers.Dropout(dropout, name=f"{name}_attention_dropout")(scores)
+    scores = keras.layers.Dropout(attention.dropout, name=f"{name}_attention_dropout")(scores)
     y = keras.layers.Permute((2, 1, 3), name=f"{name}_turn")(tf.matmul(scores, heads("value")))
-    y = keras.layers.Reshape((-1, plan.hidden), name=f"{name}_join")(y)
+    # A layer, for quantization to find: what goes into the next product.
+    y = keras.layers.Activation("linear", name=f"{name}_join")(tf.reshape(y, (-1, plan.hidden)))
     x = add_and_norm(x, dense(plan.hidden, "attention_output")(y), "attention_output")
     y = keras.layers.Activation(activation, name=f"{name}_activation")(
         dense(plan.intermediate, "intermediate")(x)

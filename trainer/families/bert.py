@@ -321,7 +321,7 @@ adopt = _bert_unrolled.copy_weights
 def hints(layers: int) -> dict[str, list[str]]:
     """Return the layers of an unrolled model whose outputs a student's should be like.
 
-    hidden: [B, T, H], TinyBERT's (Jiao et al., https://arxiv.org/abs/1909.10351, equation 8).
+    hidden: [B * T, H], TinyBERT's (Jiao et al., https://arxiv.org/abs/1909.10351, equation 8).
     attention: [B, heads, T, T] distributions of the last layer, MiniLM's (Wang et al.,
     https://arxiv.org/abs/2002.10957, section 3.1).
     """

@@ -86,6 +86,7 @@ def test_a_piece_of_a_text_keeps_its_ends() -> None:
 @pytest.mark.parametrize(("name", "schedule"), [("bert", "polynomial"), ("resnet", "constant")])
 def test_prune_reaches_its_sparsity(name: str, schedule: str, trained: Trained) -> None:
     job, before = trained(name)
+    job.train = job.train.model_copy(update={"precision": "bfloat16"})
     frozen = weights(before)
     after = prune(before, job, Prune(sparsity=0.6, schedule=schedule, epochs=2))
     assert after.facts["zeros"] == pytest.approx(0.6, abs=0.01)
