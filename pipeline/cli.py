@@ -100,7 +100,7 @@ def run(
     result = run_config(
         job, runner=runner, from_node=from_node, to_node=to_node, cache=not no_cache, accept=accept
     )
-    show(result, Console())
+    show(result, _console())
     raise typer.Exit(result.exit_code)
 
 

@@ -117,11 +117,10 @@ def _check_compress(config: "Config") -> list[str]:
     from ..trainer import families
     from ..trainer.compression.distill import check_student
 
-    steps = {entry.kind: entry for entry in config.compress.steps}
-    if distill := steps.get("distill"):
-        family = families.load(config.model.family)
-        check_student(family, config.model, distill.distill.layers)
-    elif {"prune", "cluster"} & set(steps):
+    steps = config.compress.steps
+    if distill := next((entry.distill for entry in steps if entry.distill), None):
+        check_student(families.load(config.model.family), config.model, distill.layers)
+    elif any(entry.prune or entry.cluster for entry in steps):
         return [
             "compress: zeros and clusters make the gzipped file smaller, and nothing faster: dense "
             "kernels multiply by zero, too. Distill to fewer layers for speed."

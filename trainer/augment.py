@@ -4,6 +4,7 @@ Every random number comes from the epoch's seed and the batch's number, so a tra
 killed and goes on sees the same pictures.
 """
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from .input import Augmentation
@@ -16,6 +17,14 @@ if TYPE_CHECKING:
 # (https://arxiv.org/abs/1905.04899) draw cutmix's area evenly.
 _MIXUP_ALPHA, _CUTMIX_ALPHA = 0.2, 1.0
 _TINY = 1e-9
+
+
+def wanted(settings: Augment, pixels: Iterable[str], seed: int) -> Augmentation | None:
+    """`augmentation` of the first feature with pixels; None where there is nothing to change."""
+    feature = next(iter(pixels), None)
+    if feature is None or settings == Augment():
+        return None
+    return augmentation(settings, feature, seed)
 
 
 def augmentation(settings: Augment, feature: str, seed: int) -> Augmentation:

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
+from . import augment as augment_
 from . import families, hardware
-from .augment import augmentation
 from .export import Columns, export
 from .fit import State, fit
-from .input import Augmentation, Source, batches, label_counts
+from .input import Source, batches, label_counts
 from .preprocess import labels
-from .settings import Augment, Train
+from .settings import Train
 from .sparsity import keep_zeros
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def run_fn(fn_args: Any) -> None:
 
     def train_data(epoch: int) -> "tf.data.Dataset":
         seed = settings.seed * 1000 + epoch + 1
-        augment = _augment(settings, list(source.pixel_shapes), seed)
+        augment = augment_.wanted(settings.augment, source.pixel_shapes, seed)
         return batches(source, settings.batch_size, shuffle_seed=seed, augment=augment)
 
     with hardware.precision(settings.precision), hardware.strategy().scope():
@@ -111,12 +111,6 @@ class _Job:
             pixel_shapes=self.family.pixel_shapes(self.settings),
             transform=self._output,
         )
-
-
-def _augment(settings: Train, pixels: list[str], seed: int) -> Augmentation | None:
-    if not pixels or settings.augment == Augment():
-        return None
-    return augmentation(settings.augment, pixels[0], seed)
 
 
 Counted = tuple[int, dict[int, int]]  # rows, rows by label

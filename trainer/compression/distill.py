@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError
 from ..input import batches
+from ..settings import Augment
 from ..sparsity import keep_zeros
 from .job import Candidate, Job, plainly, progress, rate_of
 from .settings import Distill
@@ -122,7 +123,9 @@ def _watched(model: "keras.Model", job: Job, layers: int, fewer: int | None = No
 def _teaching(job: Job, teacher: "keras.Model", cuts: int) -> Callable[[int], "tf.data.Dataset"]:
     """The training rows with the teacher's outputs, which are computed once where there is room.
 
-    Batches then hold the same rows in every epoch, in another order.
+    Batches then hold the same rows in every epoch, in another order. Pictures that are changed at
+    random are asked about anew: student and teacher see the same one (Beyer et al.,
+    https://arxiv.org/abs/2106.05237).
     """
     import tensorflow as tf
 
@@ -142,9 +145,9 @@ def _teaching(job: Job, teacher: "keras.Model", cuts: int) -> Callable[[int], "t
     plain = tf.autograph.experimental.do_not_convert(ask)
     rows = passes(0).map(plain, num_parallel_calls=1)
     total = _bytes_of_one_row(rows) * job.rows * (1 + cuts)
-    if total > CACHE_BYTES:
-        progress.info("the teacher's outputs would take %.1f GB: it answers in every epoch",
-                      total / 1e9)  # fmt: skip
+    changing = bool(job.source.pixel_shapes) and job.train.augment != Augment()
+    if total > CACHE_BYTES or changing:
+        progress.info("the teacher answers in every epoch anew")
         return lambda epoch: passes(epoch * (1 + cuts)).map(plain, num_parallel_calls=1).prefetch(2)
     folder = job.folder / "teacher"
     folder.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError
+from .. import augment as augment_
 from .. import hardware
 from ..fit import fit
 from ..input import Source, batches
@@ -107,7 +108,8 @@ class Job:
     def batches(self, epoch: int) -> "tf.data.Dataset":
         """The training rows in the order of this epoch."""
         seed = self.train.seed * 1000 + epoch + 1
-        found = batches(self.source, self.train.batch_size, shuffle_seed=seed)
+        augment = augment_.wanted(self.train.augment, self.source.pixel_shapes, seed)
+        found = batches(self.source, self.train.batch_size, shuffle_seed=seed, augment=augment)
         return found if self.share == 1 else found.take(self.steps_per_epoch)
 
     @property

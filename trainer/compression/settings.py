@@ -105,6 +105,8 @@ class Quantize(Step):
     def _only_int8_computes(self) -> "Quantize":
         if self.to != "int8" and self.how != "weights":
             raise ValueError(f"how: {self.how} is for int8; {self.to} stores weights")
+        if self.how == "full" and self.exclude:
+            raise ValueError("exclude is for weights and qat; full converts the model as a whole")
         return self
 
 

@@ -71,6 +71,7 @@ def test_within_the_budget_the_later_step_is_better_over_it_the_nearer() -> None
         ({"steps": [{"prune": {"sparsity": 1.0}}]}, "less than 1"),
         ({"steps": [{"prune": {"pattern": "2:4", "sparsity": 0.6}}]}, "leaves half"),
         ({"steps": [{"quantize": {"to": "float16", "how": "qat"}}]}, "qat is for int8"),
+        ({"steps": [{"quantize": {"how": "full", "exclude": ["x"]}}]}, "converts the model as a"),
         ({"steps": [{"cluster": {"clusters": 1}}]}, "greater than or equal to 2"),
         ({"steps": [{"prune": {}}], "budget": {"size": 0.5}}, "leave 1 of the bytes"),
         ({"steps": [{"quantize": {}}], "budget": {"size": "5x"}}, "leave 0.25 of the bytes"),
