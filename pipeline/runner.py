@@ -141,7 +141,7 @@ def _base_run(config: Config, data: str, start: str, from_node: str) -> str:
     now = config.model_dump(mode="json", by_alias=True)
     contents = {"data": before.data != data, "model": before.start != start}
     for section, reader in _READ_BY.items():
-        changed = old[section] != now[section] or contents.get(section)
+        changed = old.get(section) != now[section] or contents.get(section)
         if changed and reader in needed:
             raise ConfigError(
                 f"--from {from_node}: {section} has changed since the run of {before.run}, and "

@@ -101,6 +101,23 @@ def test_hidden_states_are_those_of_the_paper(
         assert np.abs(ours - expected)[real].max() < 1e-4
 
 
+@pytest.mark.parametrize("config", [{}, {"hidden_act": "relu", "num_attention_heads": 1}])
+@pytest.mark.parametrize("pair", [False, True])
+def test_in_stock_layers_it_is_the_same_function(
+    make_bert: Callable[..., Path], tmp_path: Path, config: dict[str, Any], pair: bool
+) -> None:
+    model = build(make_bert(tmp_path / "bert", **config), pair)
+    settings = bert.Settings(start=str(tmp_path / "bert"), sequence_length=64)
+    height = model.get_layer("token_embedding").get_weights()[0].shape[0]
+    unrolled = bert.unroll(settings, 3, bert.Learned(vocabulary_size=height, pair=pair))
+    bert.adopt(model, unrolled)
+    inputs = {"token_ids": IDS} | ({"segment_ids": SEGMENTS} if pair else {})
+    np.testing.assert_allclose(unrolled(inputs), model(inputs), atol=1e-6)
+    shallow = bert.unroll(settings, 3, bert.Learned(vocabulary_size=height, pair=pair), layers=1)
+    names = [layer.name for layer in shallow.layers if layer.weights]
+    assert "transformer_layer_0_query" in names and "transformer_layer_1_query" not in names
+
+
 @pytest.fixture
 def preset(small_bert: Path, tmp_path: Path) -> tuple[Path, keras.Model]:
     """A folder with a preset as keras-nlp saves it, and the backbone that is in it."""

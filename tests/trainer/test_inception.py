@@ -32,3 +32,10 @@ def test_freezing_goes_block_by_block(model: keras.Model) -> None:
 def test_small_sizes_are_refused() -> None:
     with pytest.raises(ConfigError, match="needs 75 x 75"):
         inception.check(inception.Settings(size=64))
+
+
+def test_a_copy_has_the_same_names_so_that_recipes_find_its_layers(model: keras.Model) -> None:
+    settings = inception.Settings(size=75)
+    names = [[layer.name for layer in inception.unroll(settings, 3, None).layers] for _ in range(2)]
+    assert names[0] == names[1]
+    assert set(inception.SPARED) <= set(names[0])

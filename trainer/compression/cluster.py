@@ -4,7 +4,7 @@ Han et al., https://arxiv.org/abs/1510.00149, section 3. A file holds each value
 finds the rest: nothing becomes faster.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...errors import ConfigError
 from ..sparsity import is_sparse
@@ -27,8 +27,7 @@ def cluster(before: Candidate, job: Job, settings: Cluster) -> Candidate:
     import tensorflow_model_optimization as tfmot
     import tf_keras as keras
 
-    exclude = [] if settings.exclude == "auto" else settings.exclude
-    names = set(chosen(job, before.model, exclude, all_of=False))
+    names = set(chosen(job, before.model, "cluster", settings.exclude, all_of=False))
     for name in sorted(names):
         size = int(kernels(before.model)[name].shape.num_elements())
         if size < settings.clusters:
@@ -52,8 +51,4 @@ def cluster(before: Candidate, job: Job, settings: Cluster) -> Candidate:
     if settings.epochs:
         job.tune(clustered, "cluster", settings.epochs, rate_of(settings, job, 0.1))
     weights = tfmot.clustering.keras.strip_clustering(clustered).get_weights()
-    return job.next(before, "cluster", weights, facts=_facts(weights))
-
-
-def _facts(weights: list[Any]) -> dict[str, Any]:
-    return {}
+    return job.next(before, "cluster", weights, facts={})

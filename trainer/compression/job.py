@@ -5,11 +5,11 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ...errors import ConfigError
 from .. import augment as augment_
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import tf_keras as keras
 
 progress = logging.getLogger("espalier.progress")
+
+Exclude = list[str] | Literal["auto"]
 
 # The attribute that holds what may be compressed, by the layer's class.
 _KERNELS = {"Dense": "kernel", "Conv2D": "kernel", "Embedding": "embeddings"}
@@ -220,17 +222,20 @@ def kernel_attribute(layer: "keras.layers.Layer") -> str:
     return _KERNELS[type(layer).__name__]
 
 
-def chosen(job: Job, model: "keras.Model", exclude: Iterable[str], *, all_of: bool) -> list[str]:
+def chosen(
+    job: Job, model: "keras.Model", step: str, exclude: Exclude, *, all_of: bool
+) -> list[str]:
     """The layers that a step works on: all with a kernel, or without those the family spares.
 
     Raises:
         ConfigError: a name or glob of `exclude` fits none.
     """
     names = [n for n in kernels(model) if all_of or n not in job.family.SPARED]
+    exclude = [] if exclude == "auto" else exclude  # the first attempt of it leaves none out
     for pattern in exclude:
         if not fnmatch.filter(kernels(model), pattern):
             raise ConfigError(
-                f"compress.steps: exclude: {pattern!r} fits no layer. The layers are: "
+                f"compress.steps: {step}.exclude: {pattern!r} fits no layer. The layers are: "
                 f"{', '.join(kernels(model))}."
             )
     return [n for n in names if not any(fnmatch.fnmatch(n, pattern) for pattern in exclude)]

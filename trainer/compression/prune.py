@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 _BLOCK = (4, 4)
 _RISE = 2 / 3  # of the steps; the rest trains what is left
-_UPDATES = 30  # of the masks, each of which sorts every weight
+# How often the masks are set anew: TF-MOT sorts all weights each time, which takes as long as
+# several steps. Every 100 steps, its own default, or less often; in short runs more often.
+_FREQUENCY, _MOST, _FEWEST = 100, 30, 6
 
 
 @plainly
@@ -45,10 +47,6 @@ def prune(before: Candidate, job: Job, settings: Prune) -> Candidate:
     return job.next(after, "prune", weights, facts={"zeros": _reached(after.model, names)})
 
 
-def _patterns(settings: Prune) -> list[str]:
-    return [] if settings.exclude == "auto" else settings.exclude
-
-
 def pruning(model: "keras.Model", before: Candidate, job: Job, settings: Prune) -> "keras.Model":
     """A copy of the candidate's model in TF-MOT's wrappers, which prune it while it is trained."""
     import tensorflow_model_optimization as tfmot
@@ -61,13 +59,12 @@ def pruning(model: "keras.Model", before: Candidate, job: Job, settings: Prune) 
 
 
 def _names(model: "keras.Model", job: Job, settings: Prune) -> list[str]:
-    """The layers to prune. Patterns are for kernels that multiply: an embedding is looked up.
+    """The layers to prune: kernels that multiply. An embedding is looked up; sorting it would more
+    than double what pruning costs a step (clustering makes it small).
 
     TF-MOT's blocks need two dimensions; its 2:4 goes along the inputs, padded to fours.
     """
-    names = chosen(job, model, _patterns(settings), all_of=False)
-    if settings.pattern == "unstructured":
-        return names
+    names = chosen(job, model, "prune", settings.exclude, all_of=False)
     names = [name for name in names if type(model.get_layer(name)).__name__ != "Embedding"]
     for name in names:
         shape = kernels(model)[name].shape
@@ -96,12 +93,12 @@ def _pattern(settings: Prune, job: Job) -> dict[str, Any]:
     """TF-MOT's arguments. Its 2:4 mask is set in the first step, whatever the schedule."""
     import tensorflow_model_optimization as tfmot
 
-    steps = settings.epochs * job.steps_per_epoch
-    frequency = max(1, round(steps * _RISE / _UPDATES))
+    rise = _RISE * settings.epochs * job.steps_per_epoch
+    frequency = max(1, round(max(rise / _MOST, min(_FREQUENCY, rise / _FEWEST))))
     if settings.schedule == "constant" or settings.pattern == "2:4":
         schedule = tfmot.sparsity.keras.ConstantSparsity(settings.sparsity, 0, 1, 1)
     else:
-        end = max(1, round(steps * _RISE / frequency)) * frequency
+        end = max(1, round(rise / frequency)) * frequency
         schedule = tfmot.sparsity.keras.PolynomialDecay(
             0.0, settings.sparsity, 0, end, frequency=frequency
         )

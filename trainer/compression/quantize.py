@@ -33,9 +33,7 @@ def quantize(before: Candidate, job: Job, settings: Quantize) -> Candidate:
     Raises:
         DataError: there is no row to take ranges from.
     """
-    exclude = [] if settings.exclude == "auto" else settings.exclude
-    names = chosen(job, before.model, exclude, all_of=True)
-    facts: dict[str, Any] = {}
+    names = chosen(job, before.model, "quantize", settings.exclude, all_of=True)
     if settings.how == "qat":
         trained, model = _aware(before, job, settings, set(names))
         shapes = _shapes(next(iter(_samples(job))))
@@ -56,7 +54,7 @@ def quantize(before: Candidate, job: Job, settings: Quantize) -> Candidate:
         file.write_bytes(content)
     formats = dict.fromkeys(names, settings.to)
     weights = model.get_weights()
-    return job.next(before, "quantize", weights, formats=formats, tflite=file, facts=facts)
+    return job.next(before, "quantize", weights, formats=formats, tflite=file, facts={})
 
 
 def _samples(job: Job) -> "Iterator[Mapping[str, np.ndarray]]":

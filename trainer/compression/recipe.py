@@ -82,7 +82,7 @@ def run(
     versions = {TRAINED: version}
     for candidate in candidates[1:]:
         versions[candidate.name] = job.folder / "versions" / candidate.name
-        if not (versions[candidate.name] / "saved_model.pb").exists():
+        if not versions[candidate.name].exists():
             export(candidate, versions[candidate.name])
     counts = {one.name: _count(one) for one in candidates}
     figures = measure(versions, rows, counts, lambda what: progress.info("measuring %s", what))

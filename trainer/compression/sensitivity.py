@@ -7,7 +7,7 @@ import numpy as np
 
 from ..input import batches
 from . import pack
-from .job import Job, chosen, compiled, kernels, progress
+from .job import Job, compiled, kernels, progress
 from .settings import Cluster, Entry, Prune, Quantize
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def sensitivity(
     rows = _Rows(job, model, most_rows)
     before = rows.quality()
     found = []
-    names = chosen(job, model, (), all_of=True)
+    names = list(kernels(model))
     for number, name in enumerate(names, start=1):
         variable = kernels(model)[name]
         values, steps = variable.numpy(), {}

@@ -78,7 +78,8 @@ def prepare(given: Surroundings) -> tuple[Job, Candidate, Export]:
 
 def _exporter(given: Surroundings, restored: Restored, job: Job) -> Export:
     def write(candidate: Candidate, folder: Path) -> None:
-        shutil.rmtree(folder, ignore_errors=True)
+        unfinished = folder.with_name(f"{folder.name}.new")
+        shutil.rmtree(unfinished, ignore_errors=True)
         shapes = job.source.pixel_shapes
         facts = {key: restored.facts[key] for key in ("model", "checkpoint")}
         compression = {"after": candidate.name, "layers": candidate.layers}
@@ -87,12 +88,13 @@ def _exporter(given: Surroundings, restored: Restored, job: Job) -> Export:
             restored.transform,
             restored.facts["labels"],
             Columns(given.inputs, given.label, shapes),
-            str(folder),
+            str(unfinished),
             {**facts, "compression": compression},
             multi_label=job.multi_label,
             formats=candidate.formats,
         )
         if candidate.tflite:
-            shutil.copyfile(candidate.tflite, folder / TFLITE)
+            shutil.copyfile(candidate.tflite, unfinished / TFLITE)
+        unfinished.rename(folder)
 
     return write

@@ -14,7 +14,7 @@ AFTER_TRANSFORM = images.AFTER_TRANSFORM
 check, fingerprint, pixel_shapes = images.check, images.fingerprint, images.pixel_shapes
 preprocess, learned = images.preprocess, images.learned
 adopt, hints = images.adopt, images.hints
-SPARED = ("logits",)
+SPARED = ("conv2d", "logits")
 LAYER = None  # its blocks differ: no student has fewer of them
 _BLOCKS = 11
 
@@ -51,6 +51,10 @@ def unroll(
     settings: Settings, num_classes: int, learned: Any, layers: int | None = None
 ) -> "keras.Model":
     """Return `build`'s model with random weights; it is made of stock layers as it is."""
+    import tf_keras as keras
+
+    # keras.applications leaves names to a counter: a copy's layers must have the same ones.
+    keras.backend.reset_uids()
     return build(settings.model_copy(update={"weights": None}), num_classes, learned)
 
 
