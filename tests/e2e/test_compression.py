@@ -104,7 +104,9 @@ def test_int8_zeros_and_clusters_are_in_the_file(version: Path) -> None:
     # All but the embedding of positions, which pruning and clustering spare.
     made = [kernel for kernel in large if np.unique(kernel).size <= 16]
     assert len(made) == len(large) - 1 == 7
-    for kernel in made:
+    products = [kernel for kernel in made if kernel.shape[0] in (32, 64)]
+    assert len(products) == 6  # the seventh is the embedding of tokens, which is not pruned
+    for kernel in products:
         assert (kernel == 0).mean() >= 0.48
     assert (version / "model.tflite").stat().st_size > 10_000
 
