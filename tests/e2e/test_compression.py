@@ -128,7 +128,7 @@ def test_a_clean_process_answers_as_the_weights_in_the_file_say(
     rest = [variable.numpy() for variable in loaded.packed[2]]
     weights = []
     for weight in model.weights:
-        is_kernel = any(word in weight.name for word in ("kernel", "embeddings"))
+        is_kernel = weight.name.split("/")[-1].startswith(("kernel", "embeddings"))
         weights.append(kernels[tuple(weight.shape)].pop(0) if is_kernel else rest.pop(0))
     model.set_weights(weights)
     rows = [
