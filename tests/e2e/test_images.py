@@ -186,7 +186,7 @@ def test_predict_takes_files_and_says_what_is_no_picture(
 
 def test_another_score_of_the_same_pictures_is_cached(textures: RunResult, folder: Path) -> None:
     skipping = {"images": f"{folder}/data", "on_bad_image": "skip"}
-    assert run(image_config(folder, data=skipping)).cached
+    assert run(image_config(folder, data=skipping, compress=COMPRESS)).cached
 
 
 @pytest.fixture(scope="module")

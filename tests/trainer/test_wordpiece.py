@@ -157,8 +157,8 @@ def test_serving_sees_what_training_saw(
     assert (segments[ids == 0] == 0).all()
     source = Source([], output.transformed_feature_spec(), 2, transform=output)
     found = bert.learned(settings, source)
-    size = found.vocabulary_size
-    assert found.pair
+    size = found["vocabulary_size"]
+    assert found["pair"]
     assert ids.max() < size
     if not learned:
         assert size == len((small_bert / "vocab.txt").read_text().splitlines())
