@@ -140,8 +140,6 @@ def surroundings(config: Config, folder: Path, seed: int = 0) -> Surroundings:
         str(newest("Transform/transform_graph/*")),
         [str(file) for file in sorted((rows / "Split-train").iterdir())],
         [str(file) for file in sorted((rows / "Split-eval").iterdir())],
-        config.data.inputs,
-        config.data.label_column,
         config.train.model_copy(update={"seed": seed}),
         folder,
     )
@@ -237,7 +235,7 @@ def slowdown(job: Job, trained: Candidate, steps: int = 60) -> float:
     with job.precision():
         models = [job.copy(trained), job.copy(trained)]
     settings = Prune(sparsity=0.5, epochs=2)
-    models[1] = pruning(models[1], trained, job, settings)
+    models[1] = pruning(models[1], job, settings)
     data = job.batches(0).take(steps).cache()
     times: list[list[float]] = [[], []]
     for number in range(4):

@@ -24,7 +24,6 @@ from ..errors import ConfigError, EspalierError
 from ..serving.predictor import newest_version
 from ..trainer.compression.settings import Budget, Compress, Entry
 from ..trainer.export import describe
-from ..trainer.preprocess import INPUTS
 from ..trainer.restore import trained_facts
 from ..trainer.settings import Section
 from .config import Config, load_section
@@ -306,15 +305,12 @@ def write_recipe(found: "Found", file: Path) -> None:
 def _prepare(trained: Trained, files: Files, work: Path) -> "tuple[Job, Candidate, Export]":
     from ..trainer.compression.setup import Surroundings, prepare
 
-    facts = trained.facts
     return prepare(
         Surroundings(
             version=trained.version,
             transform_graph=None,
             train_files=[str(files.train)],
             eval_files=[str(files.eval)],
-            inputs=dict(zip(INPUTS[facts["kind"]], facts["inputs"], strict=False)),
-            label=facts["label_column"],
             train=trained.config.train,
             folder=work / "scratch",
         )

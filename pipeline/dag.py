@@ -244,8 +244,6 @@ def _compressor(
         settings={
             "compress": config.compress.model_dump(mode="json"),
             "train": config.train.model_dump(mode="json"),
-            "inputs": config.data.inputs,
-            "label": config.data.label_column,
             "state_dir": str(config.home),
             "code": code_digest("trainer"),
         },

@@ -9,11 +9,11 @@ from typing import Any
 
 from ..components.image_example_gen import idx
 from ..errors import DataError, reason
+from ..trainer.compression.measure import MOST_ROWS
 from ..trainer.export import TRANSFORM
 from .raw_rows import Row, Rows
 
 _BATCH = 64
-_MEASURED = 2000  # raw rows that are kept: no more are measured on
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def _write(rows: Iterable[Row], transform: Transform, files: Files) -> tuple[int
                     continue
                 evaluation.write(made)
                 measured += 1
-                if measured <= _MEASURED:
+                if measured <= MOST_ROWS:
                     raw_file.write(one)
     idx.forget()
     return trained, measured

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ComponentError
 from . import serving_ops
 from .input import Shape, model_inputs
-from .preprocess import LABEL, one_string, sparse_strings
+from .preprocess import INPUTS, LABEL, one_string, sparse_strings
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -40,6 +40,13 @@ class Columns:
     inputs: Mapping[str, str]
     label: str
     pixel_shapes: Mapping[str, Shape] = field(default_factory=dict)
+
+    @classmethod
+    def described(cls, facts: Mapping[str, Any]) -> "Columns":
+        """Those of a version, out of its description."""
+        inputs = dict(zip(INPUTS[facts["kind"]], facts["inputs"], strict=False))
+        shapes = {name: tuple(shape) for name, shape in facts.get("pixel_shapes", {}).items()}
+        return cls(inputs, facts["label_column"], shapes)
 
 
 def export(

@@ -54,8 +54,8 @@ class Compressor(base_component.BaseComponent):
         examples: channel of raw `Examples`: what is measured is asked with them.
         transformed_examples: channel of Transform's `Examples`, which the steps train on.
         transform_graph: channel of its `TransformGraph`, which the compressed model contains.
-        settings: {"compress": the YAML's section, "train": the same, "inputs": column by served
-            name, "label": column, "state_dir": a folder that survives a kill, "code": a hash}.
+        settings: {"compress": the YAML's section, "train": the same, "state_dir": a folder that
+            survives a kill, "code": a hash}.
 
     Outputs: `compressed_model`, a `Model` with the trained one's signatures, and `report`.
 

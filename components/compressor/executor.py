@@ -13,6 +13,7 @@ from tfx.types.artifact import Artifact
 from tfx.utils import io_utils, path_utils
 
 from ...trainer.compression import recipe
+from ...trainer.compression.measure import MOST_ROWS
 from ...trainer.compression.settings import Compress
 from ...trainer.compression.setup import Surroundings, prepare
 from ...trainer.settings import Train
@@ -46,8 +47,6 @@ class Executor(base_executor.BaseExecutor):
             transform_graph=graph,
             train_files=_files(transformed, "train"),
             eval_files=_files(transformed, "eval"),
-            inputs=settings["inputs"],
-            label=settings["label"],
             train=Train(**settings["train"]),
             folder=_folder(settings, [model.uri, graph, exec_properties[SETTINGS]]),
         )
@@ -78,13 +77,15 @@ def _folder(settings: dict[str, Any], parts: list[str]) -> Path:
 
 
 def _files(examples: list[Artifact], split: str) -> list[str]:
-    folder = artifact_utils.get_split_uri(examples, split)
-    return [os.path.join(folder, name) for name in sorted(os.listdir(folder))]
+    import tensorflow as tf
+
+    pattern = os.path.join(artifact_utils.get_split_uri(examples, split), "*")
+    return sorted(tf.io.gfile.glob(pattern))
 
 
 def _raw_rows(examples: list[Artifact]) -> list[bytes]:
-    """The eval split's serialized raw Examples."""
+    """The eval split's serialized raw Examples, as many as are measured on."""
     import tensorflow as tf
 
-    files = _files(examples, "eval")
-    return list(tf.data.TFRecordDataset(files, "GZIP").as_numpy_iterator())
+    rows = tf.data.TFRecordDataset(_files(examples, "eval"), "GZIP")
+    return list(rows.take(MOST_ROWS).as_numpy_iterator())

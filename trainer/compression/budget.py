@@ -50,13 +50,10 @@ def lines(budget: Budget, trained: Figures, figures: Figures) -> list[Line]:
 def _line(name: str, limit: Limit, trained: Figures, figures: Figures) -> Line:
     if name in _QUALITY:
         before, now = (getattr(one, _QUALITY[name]) for one in (trained, figures))
-        allowed = before * limit.value / 100 if limit.unit == "%" else limit.value
+        allowed = limit.allowed(before)
         return Line(name, before - now, allowed, f"{before - now:.4f}, at most {allowed:.4f}")
     before, now = (_quantity(name, one) for one in (trained, figures))
-    allowed = {
-        "share": before * limit.value,
-        "x": before / limit.value,
-    }.get(limit.unit, limit.value)
+    allowed = limit.allowed(before)
     share = f"{now / before:.3g} of the trained model's, at most {allowed / before:.3g}"
     if limit.unit == "bytes":
         share = f"{now / 1e6:.2f} MB, at most {allowed / 1e6:.2f}"

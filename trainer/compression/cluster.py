@@ -28,8 +28,9 @@ def cluster(before: Candidate, job: Job, settings: Cluster) -> Candidate:
     import tf_keras as keras
 
     names = set(chosen(job, before.model, "cluster", settings.exclude, all_of=False))
+    variables = kernels(before.model)
     for name in sorted(names):
-        size = int(kernels(before.model)[name].shape.num_elements())
+        size = int(variables[name].shape.num_elements())
         if size < settings.clusters:
             raise ConfigError(
                 f"compress.steps: cluster.clusters is {settings.clusters}, and the layer {name} "
@@ -44,11 +45,11 @@ def cluster(before: Candidate, job: Job, settings: Cluster) -> Candidate:
             layer,
             number_of_clusters=settings.clusters,
             cluster_centroids_init=tfmot.clustering.keras.CentroidInitialization.DENSITY_BASED,
-            preserve_sparsity=is_sparse(kernels(before.model)[layer.name].numpy()),
+            preserve_sparsity=is_sparse(variables[layer.name].numpy()),
         )
 
     clustered = keras.models.clone_model(model, clone_function=wrap)
     if settings.epochs:
         job.tune(clustered, "cluster", settings.epochs, rate_of(settings, job, 0.1))
     weights = tfmot.clustering.keras.strip_clustering(clustered).get_weights()
-    return job.next(before, "cluster", weights, facts={})
+    return job.next(before, "cluster", weights)

@@ -14,7 +14,6 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError
-from ..input import batches
 from ..settings import Augment
 from ..sparsity import keep_zeros
 from .job import Candidate, Job, plainly, progress, rate_of
@@ -52,7 +51,6 @@ def distill(before: Candidate, job: Job, settings: Distill) -> Candidate:
             rate_of(settings, job, 1.0),
             data=_teaching(job, watched, settings.cuts),
             steps_per_epoch=job.steps_per_epoch * (1 + settings.cuts),
-            evaluation=batches(job.evaluation, job.train.batch_size),
             keep="best",
         )
     return job.next(before, "distill", student.get_weights(), layers=settings.layers)

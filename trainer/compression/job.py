@@ -98,9 +98,9 @@ class Job:
         return self.build(candidate.layers, candidate.model.get_weights())
 
     def next(self, before: Candidate, name: str, weights: Any, **changes: Any) -> Candidate:
-        """The candidate that a step has made of the one before it."""
+        """The candidate that a step has made of the one before it; its facts are its own."""
         model = self.build(changes.get("layers", before.layers), weights)
-        return replace(before, name=name, model=model, **changes)
+        return replace(before, name=name, model=model, **{"facts": {}, **changes})
 
     @property
     def steps_per_epoch(self) -> int:
@@ -127,7 +127,6 @@ class Job:
         rate: float,
         *,
         data: "Callable[[int], tf.data.Dataset] | None" = None,
-        evaluation: "tf.data.Dataset | None" = None,
         callbacks: Sequence[Any] = (),
         keep: str = "last",
         steps_per_epoch: int = 0,
@@ -140,7 +139,6 @@ class Job:
             epochs: passes over the training rows.
             rate: the highest learning rate.
             data: the batches of an epoch; the training rows if None.
-            evaluation: the eval rows' batches; the family's own if None.
             callbacks: more of Keras'.
             keep: which epoch's weights stay, the last's or the best's.
             steps_per_epoch: batches in an epoch of `data`; 0 is that of the training rows.
@@ -155,7 +153,7 @@ class Job:
             fit(
                 model,
                 data or self.batches,
-                evaluation or batches(self.evaluation, self.train.batch_size),
+                batches(self.evaluation, self.train.batch_size),
                 settings,
                 steps_per_epoch=steps_per_epoch or self.steps_per_epoch,
                 state_dir=self.folder / step,

@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..export import DESCRIPTION, FOR_TFMA, describe
-from ..preprocess import INPUTS
+from ..export import DESCRIPTION, FOR_TFMA, Columns, describe
 from .tflite import TFLITE, scorer
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ _ROUNDS = {1: 200, 32: 40}
 _SECONDS = 20.0  # for all rounds of one batch size
 _FEWEST = 10
 _WARM = 3  # rounds that do not count
-_MOST_ROWS = 2000
+MOST_ROWS = 2000  # that are asked
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ class Served:
         import tensorflow_text  # noqa: F401 - registers the tokenizer's ops
 
         self.facts = describe(str(version))
-        self.names = INPUTS[self.facts["kind"]][: len(self.facts["inputs"])]
+        self.columns = Columns.described(self.facts)
         config = tf.compat.v1.ConfigProto(
             intra_op_parallelism_threads=2, inter_op_parallelism_threads=2
         )
@@ -85,7 +84,7 @@ class Served:
 
         found = self._signatures[signature]
         options = config_pb2.CallableOptions()
-        names = self.names if signature == "serving_default" else sorted(found.inputs)
+        names = self.columns.inputs if signature == "serving_default" else sorted(found.inputs)
         options.feed.extend(found.inputs[name].name for name in names)
         options.fetch.append(found.outputs[output].name)
         call = self._session._make_callable_from_options(options)
@@ -110,7 +109,7 @@ def measure(
         parameters: name -> (numbers in its weights, of them not zero).
         progress: is told what is measured now.
     """
-    rows = list(rows[:_MOST_ROWS])
+    rows = list(rows[:MOST_ROWS])
     served = {name: Served(version) for name, version in versions.items()}
     first = next(iter(served.values()))
     labels = _label_ids(first, rows)
@@ -191,7 +190,7 @@ def raw_inputs(served: Served, rows: Sequence[bytes]) -> list["np.ndarray"]:
     import tensorflow as tf
 
     features = [tf.train.Example.FromString(row).features.feature for row in rows]
-    columns = served.facts["inputs"]
+    columns = served.columns.inputs.values()
     return [_strings([f[name].bytes_list.value[0] for f in features]) for name in columns]
 
 
@@ -264,22 +263,23 @@ def tflite_figures(
         return {}
     import numpy as np
 
-    score = scorer(file, served.facts)
-    answers = np.concatenate([score(batch) for batch in transformed(version, rows)])
+    score = scorer(file)
+    answers = np.concatenate([score(batch) for batch in _transformed(version, served, rows)])
     said = _said(answers, served.facts)
     agreement = float((said == theirs).mean())
     return {"bytes": file.stat().st_size, **quality(said, labels), "agreement": agreement}
 
 
-def transformed(version: Path, rows: Sequence[bytes]) -> Iterator[dict[str, "np.ndarray"]]:
+def _transformed(
+    version: Path, served: Served, rows: Sequence[bytes]
+) -> Iterator[dict[str, "np.ndarray"]]:
     """The model's own features of raw rows, one batch after the other."""
     import tensorflow as tf
 
     from ..input import model_inputs
 
     loaded = tf.saved_model.load(str(version))
-    shapes = {k: tuple(v) for k, v in describe(str(version)).get("pixel_shapes", {}).items()}
     for batch in batched(rows):
         features = dict(loaded.signatures["transform_features"](examples=tf.constant(batch)))
         features = {k: v for k, v in features.items() if not k.startswith("label")}
-        yield {k: v.numpy() for k, v in model_inputs(features, shapes).items()}
+        yield {k: v.numpy() for k, v in model_inputs(features, served.columns.pixel_shapes).items()}

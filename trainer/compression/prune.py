@@ -5,6 +5,7 @@ Unstructured zeros make the gzipped file smaller; no dense kernel runs faster wi
 (tensorflow/model-optimization#173, #391, #611).
 """
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError
@@ -31,10 +32,9 @@ def prune(before: Candidate, job: Job, settings: Prune) -> Candidate:
     """
     import tensorflow_model_optimization as tfmot
 
-    names = _names(before.model, job, settings)
     with job.precision():
         model = job.copy(before)
-    pruned = pruning(model, before, job, settings)
+    pruned = pruning(model, job, settings)
     job.tune(
         pruned,
         "prune",
@@ -44,14 +44,15 @@ def prune(before: Candidate, job: Job, settings: Prune) -> Candidate:
     )
     weights = tfmot.sparsity.keras.strip_pruning(pruned).get_weights()
     after = job.next(before, "prune", weights)
-    return job.next(after, "prune", weights, facts={"zeros": _reached(after.model, names)})
+    reached = _reached(after.model, _names(after.model, job, settings))
+    return replace(after, facts={"zeros": reached})
 
 
-def pruning(model: "keras.Model", before: Candidate, job: Job, settings: Prune) -> "keras.Model":
-    """A copy of the candidate's model in TF-MOT's wrappers, which prune it while it is trained."""
+def pruning(model: "keras.Model", job: Job, settings: Prune) -> "keras.Model":
+    """The model in TF-MOT's wrappers, which prune it while it is trained."""
     import tensorflow_model_optimization as tfmot
 
-    names = set(_names(before.model, job, settings))
+    names = set(_names(model, job, settings))
     # The wrappers multiply float32 weights by float32 masks, whatever their layers compute in.
     return tfmot.sparsity.keras.prune_low_magnitude(
         model, pruning_policy=_policy(names), **_pattern(settings, job)
@@ -66,8 +67,9 @@ def _names(model: "keras.Model", job: Job, settings: Prune) -> list[str]:
     """
     names = chosen(job, model, "prune", settings.exclude, all_of=False)
     names = [name for name in names if type(model.get_layer(name)).__name__ != "Embedding"]
+    variables = kernels(model)
     for name in names:
-        shape = kernels(model)[name].shape
+        shape = variables[name].shape
         if settings.pattern == "block" and len(shape) != 2:
             raise ConfigError(
                 f"compress.steps: prune: pattern block needs weights of two dimensions, and the "
@@ -112,6 +114,8 @@ def _pattern(settings: Prune, job: Job) -> dict[str, Any]:
 
 def _reached(model: "keras.Model", names: list[str]) -> float:
     """The share of zeros over the chosen layers together."""
-    sizes = {name: int(kernels(model)[name].shape.num_elements()) for name in names}
-    zero = sum(zeros(kernels(model)[name].numpy()) * size for name, size in sizes.items())
-    return zero / max(1, sum(sizes.values()))
+    import numpy as np
+
+    variables = kernels(model)
+    arrays = [variables[name].numpy().ravel() for name in names]
+    return zeros(np.concatenate(arrays)) if arrays else 0.0

@@ -46,7 +46,9 @@ def quantize(before: Candidate, job: Job, settings: Quantize) -> Candidate:
     if settings.how == "full":
         samples = list(_samples(job))
         progress.info("ranges from %d training rows", len(samples))
-        content = tflite.convert(before.model, _shapes(samples[0]), job.multi_label, samples)
+        float_ops = tflite.FLOAT_OPS if _has_attention(model) else ()
+        shapes = _shapes(samples[0])
+        content = tflite.convert(before.model, shapes, job.multi_label, samples, float_ops)
     file = None
     if settings.how != "weights":
         file = job.folder / tflite.TFLITE
@@ -54,7 +56,7 @@ def quantize(before: Candidate, job: Job, settings: Quantize) -> Candidate:
         file.write_bytes(content)
     formats = dict.fromkeys(names, settings.to)
     weights = model.get_weights()
-    return job.next(before, "quantize", weights, formats=formats, tflite=file, facts={})
+    return job.next(before, "quantize", weights, formats=formats, tflite=file)
 
 
 def _samples(job: Job) -> "Iterator[Mapping[str, np.ndarray]]":
@@ -79,6 +81,11 @@ def _shapes(sample: "Mapping[str, np.ndarray]") -> dict[str, list[int | None]]:
     return {name: [None, *values.shape[1:]] for name, values in sample.items()}
 
 
+def _has_attention(model: "keras.Model") -> bool:
+    """Whether int8 is for the dense layers alone; see `tflite.FLOAT_OPS`."""
+    return any(type(layer).__name__ == "Softmax" for layer in model.layers)
+
+
 # --- quantization-aware training --------------------------------------------------------------
 
 
@@ -90,7 +97,7 @@ def _aware(
     import tf_keras as keras
 
     model = job.copy(before)
-    attention = any(type(layer).__name__ == "Softmax" for layer in model.layers)
+    attention = _has_attention(model)
     annotate = _annotate_dense(names) if attention else _annotate_all(model, names)
     with tfmot.quantization.keras.quantize_scope({"OutputOnly": _output_only()}):
         annotated = keras.models.clone_model(model, clone_function=annotate)

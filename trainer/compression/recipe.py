@@ -5,6 +5,7 @@ goes on behind the last of them.
 """
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,7 +20,7 @@ from .job import Candidate, Job, kernels, layer_report, progress
 from .measure import Figures, measure, sizes
 from .prune import prune
 from .quantize import quantize
-from .sensitivity import costliest, loses
+from .sensitivity import accuracy, costliest
 from .settings import BYTES_OF, Compress, Entry
 
 TRAINED = "trained"
@@ -135,35 +136,22 @@ def _tried(
     if getattr(settings, "exclude", None) != "auto":
         return work(before, job, settings)
     limit = recipe.budget.limits.get("accuracy_drop")
+    reached = accuracy(job, trained.model) if limit else 0.0
     ranking: list[str] = []
     for attempt in range(_MOST_TRIES):
         excluded = ranking[: 2**attempt // 2]
         candidate = work(before, job, settings.model_copy(update={"exclude": excluded}))
         candidate = replace(candidate, facts={**candidate.facts, "excluded": excluded})
-        lost = loses(job, trained.model, candidate.model)
-        allowed = _allowed(limit, job, trained)
-        if limit is None or lost <= allowed or job.out_of_time:
+        if limit is None or job.out_of_time:
+            break
+        lost, allowed = reached - accuracy(job, candidate.model), limit.allowed(reached)
+        if lost <= allowed:
             break
         progress.info("%s costs %.4f accuracy, %.4f is allowed", entry.kind, lost, allowed)
         ranking = ranking or costliest(job, before.model, entry)
-        _forget(job, entry.kind)
+        # The step's training state: the next attempt begins anew.
+        shutil.rmtree(job.folder / entry.kind, ignore_errors=True)
     return candidate
-
-
-def _allowed(limit: Any, job: Job, trained: Candidate) -> float:
-    from .sensitivity import accuracy
-
-    if limit is None:
-        return 1.0
-    share = accuracy(job, trained.model) / 100 if limit.unit == "%" else 1.0
-    return float(limit.value * share)
-
-
-def _forget(job: Job, step: str) -> None:
-    """Remove a step's training state: the next attempt begins anew."""
-    import shutil
-
-    shutil.rmtree(job.folder / step, ignore_errors=True)
 
 
 def _save(candidate: Candidate, file: Path) -> None:
@@ -215,9 +203,7 @@ def _check_reachable(job: Job, trained: Candidate, recipe: Compress, version: Pa
     all_of = sum(int(w.shape.num_elements()) for w in model.weights)
     least = packed * bytes_of + (all_of - packed) * 4
     before = sizes(version)[0]
-    allowed = {"share": before * limit.value, "x": before / limit.value}.get(
-        limit.unit, limit.value
-    )
+    allowed = limit.allowed(before)
     if least > allowed:
         raise ConfigError(
             f"compress.budget: size {limit.words} is {allowed / 1e6:.2f} MB, and after these "

@@ -51,11 +51,6 @@ def accuracy(job: Job, model: "keras.Model") -> float:
     return _Rows(job, model, 10**9).quality()[0]
 
 
-def loses(job: Job, trained: "keras.Model", model: "keras.Model") -> float:
-    """How much less accurate a model is than the trained one, on all eval rows."""
-    return accuracy(job, trained) - accuracy(job, model)
-
-
 def sensitivity(
     job: Job, model: "keras.Model", entries: Sequence[Entry], most_rows: int = ROWS
 ) -> list[dict[str, Any]]:
@@ -74,9 +69,8 @@ def sensitivity(
     rows = _Rows(job, model, most_rows)
     before = rows.quality()
     found = []
-    names = list(kernels(model))
-    for number, name in enumerate(names, start=1):
-        variable = kernels(model)[name]
+    variables = kernels(model)
+    for number, (name, variable) in enumerate(variables.items(), start=1):
         values, steps = variable.numpy(), {}
         for entry in entries:
             variable.assign(one_shot(values, entry))
@@ -85,7 +79,7 @@ def sensitivity(
                 "accuracy_drop": before[0] - now[0], "loss_rise": now[1] - before[1],
             }  # fmt: skip
         variable.assign(values)
-        progress.debug("layer %s", name, extra={"done": number, "total": len(names)})
+        progress.debug("layer %s", name, extra={"done": number, "total": len(variables)})
         found.append({"layer": name, "parameters": values.size, "steps": steps})
     return found
 

@@ -144,14 +144,20 @@ class Limit(Section):
     """One line of a budget: at most this much, or at least that many times less."""
 
     value: float
-    unit: Literal["share", "%", "x", "bytes", "ms"]
+    unit: Literal["share", "%", "x", "points", "bytes", "ms"]
+
+    def allowed(self, trained: float) -> float:
+        """The most that may be found beside what the trained model has."""
+        if self.unit == "x":
+            return trained / self.value
+        return self.value * {"share": trained, "%": trained / 100}.get(self.unit, 1.0)
 
     @property
     def words(self) -> str:
         """As it was written."""
         if self.unit == "bytes":
             return f"{self.value / 1e6:g} MB"
-        return f"{self.value:g}{'' if self.unit == 'share' else self.unit}"
+        return f"{self.value:g}{self.unit if self.unit in ('%', 'x', 'ms') else ''}"
 
 
 _LIMIT = re.compile(r"\s*(-?\d+(?:\.\d+)?)\s*(%|x|kB|MB|GB|ms)?\s*")
@@ -206,7 +212,8 @@ class Budget(Section):
                 if unit in _SIZES:
                     found[name] = Limit(value=float(number) * _SIZES[unit], unit="bytes")
                 else:
-                    found[name] = Limit(value=float(number), unit=unit or "share")
+                    plain = "points" if name.endswith("_drop") else "share"
+                    found[name] = Limit(value=float(number), unit=unit or plain)
         return found
 
 
@@ -246,22 +253,17 @@ class Compress(Section):
             return self  # how small its student is, only the model says
         quantize = next((e.quantize for e in self.steps if e.quantize), None)
         least = BYTES_OF[quantize.to] / 4 if quantize else 1.0
-        size = limits.get("size")
-        share = {"share": 1.0, "x": 0.0}.get(size.unit) if size else None
-        if size and share is not None:
-            wanted = size.value if share else 1 / size.value
-            if wanted < least:
-                raise ValueError(
-                    f"budget.size {size.words} cannot be met: these steps leave {least:g} of the "
-                    "bytes at least (zeros and clusters shrink the gzipped file alone). Quantize "
-                    "to int8 for a quarter, distill for less"
-                )
-        latency = limits.get("latency")
-        if latency and latency.unit in ("share", "x"):
-            wanted = latency.value if latency.unit == "share" else 1 / latency.value
-            if wanted < 1:
-                raise ValueError(
-                    f"budget.latency {latency.words} cannot be met: zeros, clusters and stored "
-                    "formats change no dense kernel's speed. Distill to fewer layers"
-                )
+        # Limits in bytes or milliseconds depend on the trained model.
+        known = {name: one for name, one in limits.items() if one.unit in ("share", "x")}
+        if (size := known.get("size")) and size.allowed(1.0) < least:
+            raise ValueError(
+                f"budget.size {size.words} cannot be met: these steps leave {least:g} of the bytes "
+                "at least (zeros and clusters shrink the gzipped file alone). Quantize to int8 for "
+                "a quarter, distill for less"
+            )
+        if (latency := known.get("latency")) and latency.allowed(1.0) < 1:
+            raise ValueError(
+                f"budget.latency {latency.words} cannot be met: zeros, clusters and stored formats "
+                "change no dense kernel's speed. Distill to fewer layers"
+            )
         return self

@@ -1,7 +1,7 @@
 """From a trained version and transformed rows to what a recipe needs."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,8 +22,6 @@ class Surroundings:
         version: the trained SavedModel.
         transform_graph: Transform's output; the copy in the version where it is None.
         train_files, eval_files: transformed rows, gzipped TFRecords of tf.Example.
-        inputs: column by served name.
-        label: column.
         train: how the model was trained.
         folder: scratch.
     """
@@ -32,8 +30,6 @@ class Surroundings:
     transform_graph: str | None
     train_files: Sequence[str]
     eval_files: Sequence[str]
-    inputs: Mapping[str, str]
-    label: str
     train: Train
     folder: Path
 
@@ -73,21 +69,20 @@ def prepare(given: Surroundings) -> tuple[Job, Candidate, Export]:
     )
     unrolled = job.build()
     family.adopt(restored.model, unrolled)
-    return job, Candidate("trained", unrolled), _exporter(given, restored, job)
+    return job, Candidate("trained", unrolled), _exporter(restored, job)
 
 
-def _exporter(given: Surroundings, restored: Restored, job: Job) -> Export:
+def _exporter(restored: Restored, job: Job) -> Export:
     def write(candidate: Candidate, folder: Path) -> None:
         unfinished = folder.with_name(f"{folder.name}.new")
         shutil.rmtree(unfinished, ignore_errors=True)
-        shapes = job.source.pixel_shapes
         facts = {key: restored.facts[key] for key in ("model", "checkpoint")}
         compression = {"after": candidate.name, "layers": candidate.layers}
         export(
             candidate.model,
             restored.transform,
             restored.facts["labels"],
-            Columns(given.inputs, given.label, shapes),
+            Columns.described(restored.facts),
             str(unfinished),
             {**facts, "compression": compression},
             multi_label=job.multi_label,

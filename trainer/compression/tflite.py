@@ -9,7 +9,7 @@ serving_default; TensorFlow Serving reads the file with --prefer_tflite_model.
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 TFLITE = "model.tflite"  # the name that --prefer_tflite_model looks for
 
@@ -30,6 +30,7 @@ def convert(
     shapes: Mapping[str, Sequence[int | None]],
     multi_label: bool,
     samples: "Sequence[Mapping[str, np.ndarray]]" = (),
+    float_ops: Sequence[str] = (),
 ) -> bytes:
     """The model as a TFLite file.
 
@@ -38,6 +39,7 @@ def convert(
         shapes: feature -> shape of a batch, whose first side is None.
         multi_label: whether scores are a sigmoid, not a softmax.
         samples: for a plain model, features of single rows that give the ranges.
+        float_ops: TensorFlow Lite's names of ops that stay float32 then.
     """
     import tensorflow as tf
 
@@ -48,9 +50,9 @@ def convert(
         if not samples:
             return bytes(converter.convert())
         converter.representative_dataset = lambda: _signed(samples)
-        if "token_ids" not in shapes:
+        if not float_ops:
             return bytes(converter.convert())
-        options = tf.lite.experimental.QuantizationDebugOptions(denylisted_ops=list(FLOAT_OPS))
+        options = tf.lite.experimental.QuantizationDebugOptions(denylisted_ops=list(float_ops))
         debugger = tf.lite.experimental.QuantizationDebugger(
             converter=converter, debug_dataset=lambda: _signed(samples[:1]), debug_options=options
         )
@@ -83,9 +85,7 @@ def _save(
     archive.write_out(to)
 
 
-def scorer(
-    file: Path, facts: Mapping[str, Any]
-) -> "Callable[[Mapping[str, np.ndarray]], np.ndarray]":
+def scorer(file: Path) -> "Callable[[Mapping[str, np.ndarray]], np.ndarray]":
     """A function from a batch of features to scores, float32 [B, C]."""
     import numpy as np
     import tensorflow as tf

@@ -185,8 +185,7 @@ def test_int8_arithmetic_agrees_with_the_trained_model(
     job, before = trained(name)
     after = quantize(before, job, Quantize(how=how, epochs=2))
     assert after.tflite is not None
-    facts: dict[str, Any] = {}
-    score = tflite.scorer(after.tflite, facts)
+    score = tflite.scorer(after.tflite)
     ask, ours, theirs = compiled(before.model), [], []
     for features, _ in batches(job.evaluation, 16, group=False):
         ours.append(score({k: v.numpy() for k, v in features.items()}).argmax(1))
