@@ -9,6 +9,7 @@ https://arxiv.org/abs/2002.10957, section 3.1). For pictures the pooled features
 (FitNets, Romero et al., https://arxiv.org/abs/1412.6550).
 """
 
+import shutil
 from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -148,6 +149,8 @@ def _teaching(job: Job, teacher: "keras.Model", cuts: int) -> Callable[[int], "t
         progress.info("the teacher answers in every epoch anew")
         return lambda epoch: passes(epoch * (1 + cuts)).map(plain, num_parallel_calls=1).prefetch(2)
     folder = job.folder / "teacher"
+    if any(folder.glob("*.lockfile")):  # half of a cache, of a run that was killed
+        shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     cached = rows.cache(str(folder / "outputs"))
     return lambda epoch: cached.shuffle(_SHUFFLED, seed=job.train.seed + epoch).prefetch(2)

@@ -46,6 +46,9 @@ def test_unrolled_it_is_the_same_function(name: str, make_job: Callable[..., Job
 def test_distill_makes_a_shallower_student_that_agrees(name: str, trained: Trained) -> None:
     job, before = trained(name)
     frozen = weights(before)
+    # What a run leaves that is killed while the teacher answers.
+    (job.folder / "teacher").mkdir()
+    (job.folder / "teacher" / "outputs_0.lockfile").write_text("Created at: 0")
     after = distill(before, job, Distill(layers=1, epochs=3))
     assert after.layers == 1
     assert after.model.count_params() < 0.8 * before.model.count_params()
