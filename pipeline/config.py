@@ -21,7 +21,7 @@ from ..errors import ConfigError
 from ..trainer import families
 from ..trainer.compression.settings import Compress
 from ..trainer.preprocess import INPUTS, LABEL
-from ..trainer.settings import Augment, Section, Train
+from ..trainer.settings import Augment, Export, Section, Train
 
 Metric = Literal["accuracy", "f1", "auc", "precision", "recall", "specificity", "loss"]
 FORMATS = ("csv", "parquet", "tfrecord", "images")
@@ -238,6 +238,7 @@ class Config(BaseModel):
     compress: Compress | None = Field(
         None, description="How the model is made small after training; null leaves it as it is."
     )
+    export: Export = Field(default_factory=Export)
     evaluate: Evaluate = Field(default_factory=Evaluate)
     push: Push
     runs: Place = Field(

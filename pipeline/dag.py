@@ -226,6 +226,7 @@ def _learn(config: Config, start: str, examples: Any, schema: Any) -> tuple[Tran
             "checkpoint": start,
             "model": config.model.model_dump(mode="json"),
             "train": config.train.model_dump(mode="json"),
+            "export": config.export.model_dump(mode="json"),
             "state_dir": str(config.home),
         },
     )

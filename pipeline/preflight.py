@@ -87,9 +87,10 @@ def check(config: "Config", progress: Callable[[str], None] | None = None) -> Da
     Raises:
         ConfigError, CheckpointError, DataError: one message that says every fault found.
     """
-    from ..trainer import families
+    from ..trainer import families, hardware
 
     data = config.data
+    hardware.choose(config.export.cpu)
     if data.schema_file:
         _check_schema(Path(data.schema_file))
     family = families.load(config.model.family)

@@ -1,11 +1,15 @@
 """Prediction in this process from a pushed version; needs TensorFlow and TensorFlow Text only."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, reason
+from ..trainer import hardware
+
+_DESCRIPTION = Path("assets.extra", "espalier.json")
 
 
 @dataclass(frozen=True)
@@ -28,11 +32,13 @@ class Predictor:
         path: a model's base path (its newest version is taken) or one version's folder.
 
     Raises:
-        ConfigError: no version is there, or it is not a SavedModel of ours.
+        ConfigError: no version is there, or it is not a SavedModel of ours, or this machine
+            lacks the instructions that it was exported for.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = newest_version(Path(path))
+        _check_machine(self.path)
         import tensorflow as tf
         import tensorflow_text  # noqa: F401 - registers the tokenizer's ops
 
@@ -100,6 +106,19 @@ class Predictor:
             Prediction(label.decode("utf-8"), float(row.max()), row.tolist())
             for label, row in zip(labels, scores, strict=True)
         ]
+
+
+def _check_machine(version: Path) -> None:
+    """Say what is missing: oneDNN would end the process."""
+    try:
+        graph = json.loads((version / _DESCRIPTION).read_text(encoding="utf-8"))["graph"]
+    except (OSError, ValueError, KeyError):
+        return  # not ours, or older than this: it needs nothing
+    if lacks := hardware.lacking(graph["needs"]):
+        raise ConfigError(
+            f"{version}: this version was exported for CPUs with export.cpu {graph['cpu']}, and "
+            f"this machine lacks {lacks}. Serve it elsewhere, or export it with `cpu: any`."
+        )
 
 
 def find_newest(base: Path) -> Path | None:

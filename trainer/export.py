@@ -15,18 +15,20 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ComponentError
-from . import serving_ops
+from . import serving_ops, warmup
 from .input import Shape, model_inputs
 from .preprocess import INPUTS, LABEL, one_string, sparse_strings
 
 if TYPE_CHECKING:
     import tensorflow as tf
     import tensorflow_transform as tft
-    import tf_keras as keras
+
+    from .serving_graph import Graph, Served
 
 # TFMA puts it among a row's features, and slices by those: no column may have its name.
 FOR_TFMA = "espalier_label"
 DESCRIPTION = os.path.join("assets.extra", "espalier.json")
+COMPRESSION = "compression"  # in a description: what has changed the model
 TRANSFORM = os.path.join("assets.extra", "transform_graph")
 
 
@@ -50,30 +52,27 @@ class Columns:
 
 
 def export(
-    model: "keras.Model",
+    served: "Served",
     transform_output: "tft.TFTransformOutput",
     labels: Sequence[str],
     columns: Columns,
     path: str,
     description: dict[str, Any],
     multi_label: bool = False,
-    formats: Mapping[str, str] | None = None,
 ) -> None:
     """Write the SavedModel, and beside it what it is as `assets.extra/espalier.json`.
 
-    Without `formats` the transform graph is copied beside it too, so that `espalier compress` can
-    begin with a pushed version and nothing else.
+    A model that `compression` has not changed gets a copy of the transform graph too, so that
+    `espalier compress` can begin with a pushed version and nothing else.
 
     Args:
-        model: float32 features -> logits [B, C].
+        served: the model's graph, and the weights that it reads.
         transform_output: the graph that preprocesses raw columns.
         labels: the C labels, in the order of the logits.
         columns: which raw columns are read.
         path: a folder that does not exist yet, or is empty.
         description: JSON-ready facts stored with the model.
         multi_label: whether scores are a sigmoid of each logit, not a softmax over all.
-        formats: of a compressed model, a family's unrolled one: layer name -> the format that its
-            weights are stored in.
 
     Raises:
         ComponentError: if the graph has an op that stock TensorFlow Serving does not know.
@@ -82,17 +81,11 @@ def export(
 
     transform = transform_output.transform_features_layer()
     archive = keras.export.ExportArchive()
-    if formats:  # an empty one is of a compressed model that stores float32
-        from .compression.pack import PackedModel  # imports TensorFlow
-
-        model = PackedModel(model, formats)
-        archive.packed = model.tracked
-    else:
-        archive.track(model)
     archive.transform = transform  # tables and assets; it has no weights to track()
     spec = transform_output.raw_feature_spec()
-    signatures = _Signatures(model, transform, spec, labels, columns, multi_label)
+    signatures = _Signatures(served.graph, transform, spec, labels, columns, multi_label)
     signatures.add_to(archive)
+    archive.stored = served.weights.tracked  # once they are traced
     archive.write_out(path)
     unknown = serving_ops.unknown_ops(path)
     if unknown:
@@ -110,9 +103,11 @@ def export(
             "multi_label": multi_label,
             "kind": "image" if columns.pixel_shapes else "text",
             "pixel_shapes": dict(columns.pixel_shapes),
+            "graph": served.facts,
         }
         json.dump({"labels": list(labels), **facts, **description}, out)
-    if formats is None:
+    warmup.write(path, list(columns.inputs), columns.pixel_shapes)
+    if COMPRESSION not in description:
         folder = os.path.join(path, TRANSFORM)
         _copy_folder(os.path.dirname(transform_output.transform_savedmodel_dir), folder)
 
@@ -136,14 +131,14 @@ def _copy_folder(source: str, to: str) -> None:
 class _Signatures:
     def __init__(
         self,
-        model: Any,
+        graph: "Graph",
         transform: Any,
         raw_spec: Any,
         labels: Sequence[str],
         columns: Columns,
         multi_label: bool,
     ) -> None:
-        self._model, self._transform, self._raw_spec = model, transform, raw_spec
+        self._graph, self._transform, self._raw_spec = graph, transform, raw_spec
         self._labels, self._columns, self._multi_label = list(labels), columns, multi_label
 
     def add_to(self, archive: Any) -> None:
@@ -206,7 +201,7 @@ class _Signatures:
 
         transformed = self._transform(raw)
         transformed.pop(LABEL, None)
-        logits = self._model(model_inputs(transformed, self._columns.pixel_shapes), training=False)
+        logits = self._graph(model_inputs(transformed, self._columns.pixel_shapes))
         names = tf.constant(self._labels)
         if not self._multi_label:
             scores = tf.nn.softmax(logits, axis=-1)

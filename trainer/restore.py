@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
 from . import families
-from .export import TRANSFORM, describe
+from .export import COMPRESSION, TRANSFORM, describe
 
 if TYPE_CHECKING:
     import tensorflow_transform as tft
@@ -21,7 +21,7 @@ class Restored:
     Attributes:
         facts: the version's description.
         family, settings, learned: see the family's module.
-        model: `family.build`'s, float32, with the version's weights.
+        model: `family.unroll`'s, float32, with the version's weights.
         transform: its preprocessing.
     """
 
@@ -46,7 +46,7 @@ def trained_facts(version: str) -> dict[str, Any]:
             f"{version}: no version of a model that Espalier pushed (its assets.extra/"
             f"espalier.json cannot be read)."
         ) from None
-    if "compression" in facts or "learned" not in facts:
+    if COMPRESSION in facts or "graph" not in facts:
         raise ConfigError(
             f"{version}: this version was compressed already, or exported by an older Espalier. "
             f"Begin with the trained one: run without `compress:`, or take the Trainer's "
@@ -72,16 +72,9 @@ def restore(version: str, transform_graph: str | None = None) -> Restored:
     facts = trained_facts(version)
     family = families.load(facts["model"]["family"])
     settings = family.Settings(**facts["model"])
-    model = family.build(_bare(settings), len(facts["labels"]), facts["learned"])
-    # ExportArchive lists what it tracks in the order of the model's own weights.
-    saved = tf.saved_model.load(version).variables
-    model.set_weights([variable.numpy() for variable in saved])
+    plain = tf.autograph.experimental.do_not_convert
+    model = plain(family.unroll)(settings, len(facts["labels"]), facts["learned"])
+    *_, weights = tf.saved_model.load(version).stored  # in the model's own order
+    model.set_weights([variable.numpy() for variable in weights])
     transform = tft.TFTransformOutput(transform_graph or os.path.join(version, TRANSFORM))
     return Restored(facts, family, settings, facts["learned"], model, transform)
-
-
-def _bare(settings: Any) -> Any:
-    """The settings without weights to begin with: the version has them."""
-    return (
-        settings.model_copy(update={"weights": None}) if hasattr(settings, "weights") else settings
-    )

@@ -31,11 +31,14 @@ def run_fn(fn_args: Any) -> None:
 
     Args:
         fn_args: tfx.components.FnArgs. Its custom_config holds `inputs` (column by served name),
-            `label` (column), `multi_label`, `model` and `train` (the YAML's sections),
+            `label` (column), `multi_label`, `model`, `train` and `export` (the YAML's sections),
             `checkpoint` (what training starts from, as a hash) and `state_dir` (survives a kill).
     """
     import tensorflow as tf
     import tensorflow_transform as tft
+
+    from . import proof  # these import TensorFlow
+    from .serving_graph import Weights
 
     config = fn_args.custom_config
     settings = Train(**config["train"])
@@ -71,8 +74,12 @@ def run_fn(fn_args: Any) -> None:
             class_weight=weights if settings.class_weight == "balanced" else None,
         )
     job.family.freeze(model, 0)  # Keras orders weights by what is trainable
-    served = job.build(learned)  # float32, whatever it was trained in
-    served.set_weights(model.get_weights())
+    unrolled = job.unroll(learned)  # float32, whatever it was trained in
+    job.family.adopt(model, unrolled)
+    served = proof.served(
+        job.family, job.settings, Weights(unrolled), config["export"]["cpu"], source, eval_source,
+        multi_label=config["multi_label"],
+    )  # fmt: skip
     export(
         served, output, job.labels,
         Columns(config["inputs"], config["label"], source.pixel_shapes),
@@ -82,7 +89,7 @@ def run_fn(fn_args: Any) -> None:
     )  # fmt: skip
     _keep_history(state, fn_args.model_run_dir)
     if source.pixel_shapes:  # what another training can start from, by model.weights
-        served.save_weights(os.path.join(fn_args.model_run_dir, WEIGHTS))
+        unrolled.save_weights(os.path.join(fn_args.model_run_dir, WEIGHTS))
     shutil.rmtree(state_dir)
 
 
@@ -97,6 +104,12 @@ class _Job:
 
     def build(self, learned: Any) -> "keras.Model":
         return self.family.build(self.settings, len(self.labels), learned)
+
+    def unroll(self, learned: Any) -> "keras.Model":
+        import tensorflow as tf
+
+        plain = tf.autograph.experimental.do_not_convert
+        return plain(self.family.unroll)(self.settings, len(self.labels), learned)
 
     def source(self, files: list[str]) -> Source:
         import tensorflow as tf

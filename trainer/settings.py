@@ -11,6 +11,17 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Export(Section):
+    """What kind of machine will serve the model; see docs/fast-export.md."""
+
+    cpu: Literal["any", "bf16", "int8", "auto"] = Field(
+        "any",
+        description="The arithmetic of the serving graph. any: float32, for every machine; bf16 "
+        "and int8 are faster, and need a CPU with AVX-512 BF16, or VNNI, and TensorFlow Serving "
+        "with oneDNN; auto: bf16 if this machine can, else any.",
+    )
+
+
 class Augment(Section):
     """Random changes of pictures in training; evaluation and serving see them as they are."""
 

@@ -10,6 +10,8 @@ import tempfile
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ...trainer import hardware
+
 PROBE = os.path.join(os.path.dirname(__file__), "probe.py")
 TIMEOUT_SECONDS = 300.0
 # What our process sets for itself must not decide how the model behaves in a server.
@@ -55,6 +57,12 @@ def check_serving(
     """
     from ...trainer.serving_ops import unknown_ops  # TensorFlow: not at import time.
 
+    facts = _description(model)
+    if lacks := hardware.lacking(facts.get("graph", {}).get("needs", [])):
+        return _refused(
+            f"its graph was made for export.cpu {facts['graph']['cpu']}, and this machine lacks "
+            f"{lacks}. Check it on a machine like the one that will serve."
+        )
     if not rows:
         columns = " and ".join(map(repr, inputs.values()))
         return _refused(f"there is no row with a value in {columns} to send to the model.")
@@ -70,7 +78,8 @@ def check_serving(
             size_bytes=size,
             unknown_ops=unknown,
         )
-    outcome = run_probe(model, rows, inputs, timeout)
+    multi_label = bool(facts.get("multi_label"))
+    outcome = run_probe(model, rows, inputs, timeout, multi_label)
     failures = outcome.pop("failures")
     if failures:
         return _refused(" ".join(failures), size_bytes=size, failures=failures, measured=outcome)
@@ -78,7 +87,11 @@ def check_serving(
 
 
 def run_probe(
-    model: str, rows: list[bytes], inputs: dict[str, str], timeout: float
+    model: str,
+    rows: list[bytes],
+    inputs: dict[str, str],
+    timeout: float,
+    multi_label: bool = False,
 ) -> dict[str, Any]:
     """Runs the probe; returns what it measured, and `failures`: sentences, empty if all is well."""
     with tempfile.TemporaryDirectory(prefix="espalier-probe-") as folder:
@@ -89,7 +102,7 @@ def run_probe(
             "model": model,
             "rows": encoded,
             "inputs": inputs,
-            "multi_label": _is_multi_label(model),
+            "multi_label": multi_label,
         }
         with open(request, "w", encoding="utf-8") as file:
             json.dump(content, file)
@@ -109,14 +122,14 @@ def run_probe(
         return {"failures": [f"{_ending(done.returncode)}.{_last_lines(done.stderr)}"]}
 
 
-def _is_multi_label(model: str) -> bool:
-    """Whether the export says that labels do not exclude each other."""
+def _description(model: str) -> dict[str, Any]:
+    """What the export stored beside the SavedModel; empty for one that is not ours."""
     from ...trainer.export import describe
 
     try:
-        return bool(describe(model).get("multi_label"))
+        return describe(model)
     except (OSError, ValueError):
-        return False
+        return {}
 
 
 def size_on_disk(folder: str) -> int:

@@ -86,7 +86,7 @@ def test_the_signature_is_the_trained_models(result: RunResult, config: Config) 
 def unpacked(version: Path) -> list[np.ndarray]:
     """The kernels, float32, out of what lies in the file."""
     found = []
-    for stored, other in tf.saved_model.load(str(version)).packed[1]:
+    for stored, other in tf.saved_model.load(str(version)).stored[1]:
         assert stored.dtype == tf.int8
         values = stored.numpy().astype(np.int32)
         if other.name.startswith("table"):
@@ -125,7 +125,7 @@ def test_a_clean_process_answers_as_the_weights_in_the_file_say(
     kernels = {array.shape: [] for array in unpacked(version)}
     for array in unpacked(version):
         kernels[array.shape].append(array)
-    rest = [variable.numpy() for variable in loaded.packed[2]]
+    rest = [variable.numpy() for variable in loaded.stored[2]]
     weights = []
     for weight in model.weights:
         is_kernel = weight.name.split("/")[-1].startswith(("kernel", "embeddings"))

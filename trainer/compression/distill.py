@@ -1,33 +1,20 @@
-"""Distillation: a shallower student learns the trained model's answers, and how it comes to them.
+"""Distillation: a shallower student of the trained model.
 
-The student begins as evenly spaced layers of its teacher, as DistilBERT does (Sanh et al.,
-https://arxiv.org/abs/1910.01108, section 3). It learns the teacher's softened answers and the true
-labels (Hinton et al., https://arxiv.org/abs/1503.02531, section 2) and, where the family names
-them, the hidden states of the layers that it stands for (TinyBERT, Jiao et al.,
-https://arxiv.org/abs/1909.10351, equation 8) and the last layer's attention (MiniLM, Wang et al.,
-https://arxiv.org/abs/2002.10957, section 3.1). For pictures the pooled features are the hint
-(FitNets, Romero et al., https://arxiv.org/abs/1412.6550).
+It begins as evenly spaced layers of its teacher, as DistilBERT does (Sanh et al.,
+https://arxiv.org/abs/1910.01108, section 3), and learns as `teach` says.
 """
 
-import shutil
-from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError
-from ..settings import Augment
 from ..sparsity import keep_zeros
-from .job import Candidate, Job, plainly, progress, rate_of
+from .job import Candidate, Job, plainly, rate_of
 from .settings import Distill
+from .teach import learn
 
 if TYPE_CHECKING:
-    import tensorflow as tf
     import tf_keras as keras
-
-# The teacher's outputs for all rows go to disk up to this; beyond, it answers in every epoch anew.
-CACHE_BYTES = 4_000_000_000
-_HARD = 0.5  # the share of the true labels in the loss of the answers
-_SHUFFLED = 16  # cached batches that are mixed
 
 
 @plainly
@@ -39,19 +26,18 @@ def distill(before: Candidate, job: Job, settings: Distill) -> Candidate:
     """
     check_student(job.family, job.settings, settings.layers)
     with job.precision():
-        teacher = job.copy(before)
         student = job.build(settings.layers)
-        inherit(student, teacher, job)
+        inherit(student, before.model, job)
         keep_zeros(student)
-        taught = _taught(student, job, settings)
-        watched = _watched(teacher, job, job.family.blocks(job.settings), settings.layers)
-        job.tune(
-            taught,
+        learn(
+            student,
+            job,
+            settings.layers,
             "distill",
             settings.epochs,
             rate_of(settings, job, 1.0),
-            data=_teaching(job, watched, settings.cuts),
-            steps_per_epoch=job.steps_per_epoch * (1 + settings.cuts),
+            temperature=settings.temperature,
+            cuts=settings.cuts,
             keep="best",
         )
     return job.next(before, "distill", student.get_weights(), layers=settings.layers)
@@ -104,174 +90,3 @@ def _numbered(model: "keras.Model", job: Job) -> dict[str, set[int]]:
         if match := job.family.LAYER.fullmatch(layer.name):
             found.setdefault(match[1], set()).add(int(match[2]))
     return found
-
-
-def _watched(model: "keras.Model", job: Job, layers: int, fewer: int | None = None) -> Any:
-    """A model with the same inputs that gives its logits and hints; a teacher's are spaced as a
-    student of `fewer` layers has them, the last of each part."""
-    import tf_keras as keras
-
-    outputs = {"logits": model.output}
-    for kind, names in job.family.hints(layers).items():
-        wanted = len(names) if fewer is None else len(job.family.hints(fewer)[kind])
-        spaced = [names[(i + 1) * len(names) // wanted - 1] for i in range(wanted)]
-        outputs |= {f"{kind}_{i}": model.get_layer(n).output for i, n in enumerate(spaced)}
-    return keras.Model(model.inputs, outputs)
-
-
-def _teaching(job: Job, teacher: "keras.Model", cuts: int) -> Callable[[int], "tf.data.Dataset"]:
-    """The training rows with the teacher's outputs, which are computed once where there is room.
-
-    Batches then hold the same rows in every epoch, in another order. Pictures that are changed at
-    random are asked about anew: student and teacher see the same one (Beyer et al.,
-    https://arxiv.org/abs/2106.05237).
-    """
-    import tensorflow as tf
-
-    def passes(seed: int) -> "tf.data.Dataset":
-        found = job.batches(seed)
-        for number in range(1, cuts + 1):
-            found = found.concatenate(job.batches(seed + number).map(cut))
-        return found
-
-    def ask(features: Any, label: "tf.Tensor") -> Any:
-        outputs = teacher(features, training=False)
-        small = {
-            n: tf.cast(v, tf.float32 if n == "logits" else tf.bfloat16) for n, v in outputs.items()
-        }
-        return features, {"label": label, **small}
-
-    plain = tf.autograph.experimental.do_not_convert(ask)
-    rows = passes(0).map(plain, num_parallel_calls=1)
-    total = _bytes_of_one_row(rows) * job.rows * (1 + cuts)
-    changing = bool(job.source.pixel_shapes) and job.train.augment != Augment()
-    if total > CACHE_BYTES or changing:
-        progress.info("the teacher answers in every epoch anew")
-        return lambda epoch: passes(epoch * (1 + cuts)).map(plain, num_parallel_calls=1).prefetch(2)
-    folder = job.folder / "teacher"
-    if any(folder.glob("*.lockfile")):  # half of a cache, of a run that was killed
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    cached = rows.cache(str(folder / "outputs"))
-    return lambda epoch: cached.shuffle(_SHUFFLED, seed=job.train.seed + epoch).prefetch(2)
-
-
-def cut(features: Any, label: "tf.Tensor") -> Any:
-    """A random piece of each text, in the place of the text: the first token, some that follow
-    one another, and the last (Tang et al., https://arxiv.org/abs/1903.12136, section 3.3, call it
-    n-gram sampling).
-
-    token_ids: int32 [B, T], padded with 0; segment_ids go with them. The label is kept, though
-    the piece need not bear it out: the teacher's answer to the piece says so.
-    """
-    import tensorflow as tf
-
-    ids = features["token_ids"]
-    length = tf.math.count_nonzero(ids, axis=1, dtype=tf.int32)  # (B,)
-    inner = tf.cast(tf.maximum(length - 2, 1), tf.float32)
-    share = tf.random.uniform(tf.shape(length))
-    size = tf.maximum(1, tf.cast(tf.math.ceil(share * inner), tf.int32))
-    room = inner - tf.cast(size, tf.float32)
-    start = 1 + tf.cast(tf.floor(tf.random.uniform(tf.shape(length)) * (room + 1)), tf.int32)
-    places = tf.range(tf.shape(ids)[1])[tf.newaxis, :]  # (1, T)
-    moved = places + start[:, tf.newaxis] - 1
-    # The first token, then the piece, then the text's last token.
-    source = tf.where(places == 0, 0, moved)
-    source = tf.where(places == size[:, tf.newaxis] + 1, length[:, tf.newaxis] - 1, source)
-    source = tf.clip_by_value(source, 0, tf.shape(ids)[1] - 1)
-    kept = places < size[:, tf.newaxis] + 2
-    found = dict(features)
-    for name in ("token_ids", "segment_ids"):
-        if name in found:
-            found[name] = tf.where(kept, tf.gather(found[name], source, batch_dims=1), 0)
-    return found, label
-
-
-def _bytes_of_one_row(rows: "tf.data.Dataset") -> float:
-    import tensorflow as tf
-
-    for _, outputs in rows.take(1):
-        sizes = [v.dtype.size * tf.size(v).numpy() for v in outputs.values()]
-        return sum(sizes) / int(outputs["label"].shape[0])
-    return 0.0
-
-
-def _taught(student: "keras.Model", job: Job, settings: Distill) -> "keras.Model":
-    """The student with a training step that also listens to its teacher."""
-    import tensorflow as tf
-    import tf_keras as keras
-
-    watched = _watched(student, job, settings.layers)
-
-    class Taught(keras.Model):
-        def __init__(self, *args: Any) -> None:
-            super().__init__(*args)
-            # Keras' own metric of the loss is that of the labels alone.
-            self.teaching = keras.metrics.Mean("teaching")
-
-        def train_step(self, data: Any) -> Any:
-            features, outputs = data
-            with tf.GradientTape() as tape:
-                ours = watched(features, training=True)
-                mask = _mask(features)
-                loss = answers_loss(ours["logits"], outputs, settings.temperature, job.multi_label)
-                for name in ours:
-                    if name != "logits":
-                        loss += hint_loss(name, ours[name], outputs[name], mask)
-            self.optimizer.minimize(loss, self.trainable_variables, tape=tape)
-            self.teaching.update_state(loss)
-            self.compiled_metrics.update_state(outputs["label"], ours["logits"])
-            found = {metric.name: metric.result() for metric in self.compiled_metrics.metrics}
-            return {**found, "loss": self.teaching.result()}
-
-    return Taught(student.inputs, student.output)
-
-
-def _mask(features: Any) -> "tf.Tensor | None":
-    """1 for real tokens, float32 [B, T]; None for pictures."""
-    import tensorflow as tf
-
-    return tf.cast(features["token_ids"] != 0, tf.float32) if "token_ids" in features else None
-
-
-def answers_loss(
-    logits: "tf.Tensor", outputs: Any, temperature: float, multi_label: bool
-) -> "tf.Tensor":
-    """Cross-entropy with the softened answers of the teacher, and with the labels, half each.
-
-    logits: float32 [B, C]; outputs: the teacher's `logits` and the true `label`, the same shape.
-    The softened part is multiplied by the temperature's square, as in Hinton et al.
-    """
-    import tensorflow as tf
-
-    theirs, label = outputs["logits"] / temperature, outputs["label"]
-    ours = logits / temperature
-    if multi_label:
-        cross = tf.nn.sigmoid_cross_entropy_with_logits
-        soft, hard = cross(tf.sigmoid(theirs), ours), cross(label, logits)
-    else:
-        soft = tf.nn.softmax_cross_entropy_with_logits(tf.nn.softmax(theirs), ours)
-        hard = tf.nn.softmax_cross_entropy_with_logits(label, logits)
-    squared = temperature**2
-    return (1 - _HARD) * squared * tf.reduce_mean(soft) + _HARD * tf.reduce_mean(hard)
-
-
-def hint_loss(
-    name: str, ours: "tf.Tensor", theirs: "tf.Tensor", mask: "tf.Tensor | None"
-) -> "tf.Tensor":
-    """Mean squared error of hidden states, or divergence of attention, over real tokens.
-
-    hidden: [B * T, H] or [B, F]; attention: [B, heads, T, T] distributions over the last axis.
-    mask: float32 [B, T], or None.
-    """
-    import tensorflow as tf
-
-    ours, theirs = tf.cast(ours, tf.float32), tf.cast(theirs, tf.float32)
-    if name.startswith("attention"):
-        ratio = tf.math.log(theirs + 1e-6) - tf.math.log(ours + 1e-6)
-        each = tf.reduce_mean(tf.reduce_sum(theirs * ratio, axis=-1), axis=1)  # (B, T)
-    else:
-        each = tf.reduce_mean(tf.math.squared_difference(ours, theirs), axis=-1)  # (B * T,) or (B,)
-    if mask is None:
-        return tf.reduce_mean(each)
-    return tf.reduce_sum(tf.reshape(each, tf.shape(mask)) * mask) / tf.reduce_sum(mask)

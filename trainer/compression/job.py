@@ -68,6 +68,7 @@ class Job:
         folder: scratch, in which a killed run finds what it had.
         deadline: `time.monotonic()` at which steps end, or None.
         share: of an epoch's batches that are trained on, to try a recipe out.
+        teacher: the trained model, from which every step learns.
     """
 
     family: ModuleType
@@ -82,6 +83,7 @@ class Job:
     folder: Path
     deadline: float | None = None
     share: float = 1.0
+    teacher: Candidate | None = None
 
     def build(self, layers: int | None = None, weights: "list[np.ndarray] | None" = None) -> Any:
         """A fresh unrolled model, under the precision policy that is set now."""

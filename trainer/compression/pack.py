@@ -3,28 +3,27 @@
 A weight is stored as int8 with a float32 scale for each output channel, as float16 or as bfloat16;
 one with few different values as int8 places in a table of them, which loses nothing.
 The SavedModel's own initializer, which TensorFlow Serving runs after it has restored the variables,
-turns it into float32: requests then cost what they cost before. All ops are stock ones.
+turns it into what the graph multiplies: requests then cost what they cost before. All ops are
+stock ones.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
 
-from .job import kernel_attribute, kernels
-
 if TYPE_CHECKING:
-    import tf_keras as keras
+    pass
 
 FORMATS = ("int8", "float16", "bfloat16")
 _LARGEST = 127  # symmetric: -128 is not used, and 0 stays 0
 _LOWEST, _PLACES = -128, 256  # of a table
 
 
-class Packed(tf.saved_model.experimental.TrackableResource):
-    """One weight: small in the file, float32 in memory.
+class Stored:
+    """A weight as it lies in the file.
 
     Args:
         values: float32, any shape; the last axis is that of the output channels.
@@ -32,38 +31,53 @@ class Packed(tf.saved_model.experimental.TrackableResource):
     """
 
     def __init__(self, values: np.ndarray, kind: str) -> None:
-        super().__init__()
-        self._shape = values.shape
-        self.stored, self.scale, self.table = _parts(values, kind)
-        # Resources of one name are one: two models of a process must not share by chance.
-        digest = hashlib.sha256()
-        for variable in self.variables:
-            digest.update(variable.numpy().tobytes())
-        self._name = f"espalier_{digest.hexdigest()}"
-        self._initialize()  # now, outside of any graph that reads it
+        self._stored, self._scale, self._table = _parts(values, kind)
 
     @property
     def variables(self) -> list[tf.Variable]:
         """What lies in the file."""
-        return [v for v in (self.stored, self.scale, self.table) if v is not None]
+        return [v for v in (self._stored, self._scale, self._table) if v is not None]
+
+    def value(self) -> tf.Tensor:
+        """The weight, float32, unpacked where it is asked for."""
+        if self._table is not None:
+            values = tf.gather(self._table, tf.cast(self._stored, tf.int32) - _LOWEST)
+        else:
+            values = tf.cast(self._stored, tf.float32)
+        return values if self._scale is None else values * self._scale
+
+
+class Loaded(tf.saved_model.experimental.TrackableResource):
+    """A tensor that is computed once, when the SavedModel is loaded, and only read after that.
+
+    Args:
+        compute: makes it out of variables.
+        variables: those, in an order of their own.
+    """
+
+    def __init__(self, compute: Callable[[], tf.Tensor], variables: Sequence[tf.Variable]) -> None:
+        super().__init__()
+        self._compute = compute
+        value = compute()
+        self._shape, self._dtype = value.shape, value.dtype
+        # Resources of one name are one: two models of a process must not share by chance.
+        digest = hashlib.sha256(tf.io.serialize_tensor(value).numpy())
+        for variable in variables:
+            digest.update(variable.numpy().tobytes())
+        self._name = f"espalier_{digest.hexdigest()}"
+        self._initialize()  # now, outside of any graph that reads it
 
     def _create_resource(self) -> tf.Tensor:
         return tf.raw_ops.VarHandleOp(
-            dtype=tf.float32, shape=self._shape, shared_name=self._name, container=""
+            dtype=self._dtype, shape=self._shape, shared_name=self._name, container=""
         )
 
     def _initialize(self) -> None:
-        if self.table is not None:
-            values = tf.gather(self.table, tf.cast(self.stored, tf.int32) - _LOWEST)
-        else:
-            values = tf.cast(self.stored, tf.float32)
-        if self.scale is not None:
-            values *= self.scale
-        tf.raw_ops.AssignVariableOp(resource=self.resource_handle, value=values)
+        tf.raw_ops.AssignVariableOp(resource=self.resource_handle, value=self._compute())
 
     def read(self) -> tf.Tensor:
-        """The weight, float32."""
-        value = tf.raw_ops.ReadVariableOp(resource=self.resource_handle, dtype=tf.float32)
+        """The tensor."""
+        value = tf.raw_ops.ReadVariableOp(resource=self.resource_handle, dtype=self._dtype)
         return tf.ensure_shape(value, self._shape)
 
 
@@ -113,39 +127,3 @@ def unpacked(values: np.ndarray, kind: str) -> np.ndarray:
         return values
     stored, scale = quantized(values)
     return stored.astype(np.float32) * scale
-
-
-class PackedModel:
-    """An unrolled model whose kernels are read from where they were unpacked to.
-
-    Args:
-        model: the model; it is not changed.
-        formats: layer name -> format.
-    """
-
-    def __init__(self, model: "keras.Model", formats: Mapping[str, str]) -> None:
-        self._model = model
-        kernels_ = kernels(model)
-        self._packed = {n: Packed(kernels_[n].numpy(), kind) for n, kind in formats.items()}
-        packed = {id(kernels_[name]) for name in formats}
-        # A resource's own variables are not found through it when a model is saved.
-        self.tracked = [
-            list(self._packed.values()),
-            [packed.variables for packed in self._packed.values()],
-            [weight for weight in model.weights if id(weight) not in packed],
-        ]
-
-    def __call__(self, features: Any, training: bool = False) -> tf.Tensor:
-        """Logits, float32 [B, C]; in a graph that is being traced."""
-        before = {}
-        for name, packed in self._packed.items():
-            layer = self._model.get_layer(name)
-            attribute = kernel_attribute(layer)
-            before[layer, attribute] = getattr(layer, attribute)
-            # Not by Keras' own way of setting it, which would forget the variable.
-            object.__setattr__(layer, attribute, packed.read())
-        try:
-            return self._model(features, training=training)
-        finally:
-            for (layer, attribute), variable in before.items():
-                object.__setattr__(layer, attribute, variable)

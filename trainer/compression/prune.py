@@ -12,6 +12,7 @@ from ...errors import ConfigError
 from ..sparsity import zeros
 from .job import Candidate, Job, chosen, kernels, plainly, rate_of
 from .settings import Prune
+from .teach import learn
 
 if TYPE_CHECKING:
     import tf_keras as keras
@@ -35,8 +36,10 @@ def prune(before: Candidate, job: Job, settings: Prune) -> Candidate:
     with job.precision():
         model = job.copy(before)
     pruned = pruning(model, job, settings)
-    job.tune(
+    learn(
         pruned,
+        job,
+        before.layers,
         "prune",
         settings.epochs,
         rate_of(settings, job, 0.5),

@@ -7,6 +7,7 @@ import numpy as np
 
 from ..input import batches
 from . import pack
+from .cluster import kmeans, nearest
 from .job import Job, compiled, kernels, progress
 from .settings import Cluster, Entry, Prune, Quantize
 
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     import tf_keras as keras
 
 ROWS = 512  # eval rows that decide
-_LLOYD = 5  # rounds of k-means
 _BLOCK = 4
 
 
@@ -98,7 +98,8 @@ def one_shot(values: np.ndarray, entry: Entry) -> np.ndarray:
     if isinstance(settings, Prune):
         return values * _mask(values, settings)
     if isinstance(settings, Cluster):
-        return _clustered(values, settings.clusters)
+        centroids = np.sort(kmeans(values, settings.clusters))
+        return centroids[nearest(centroids, values)]
     if isinstance(settings, Quantize):
         return pack.unpacked(values, settings.to)
     raise ValueError(f"{entry.kind} changes no single layer")
@@ -121,17 +122,3 @@ def _mask(values: np.ndarray, settings: Prune) -> np.ndarray:
         size = np.kron(keep, np.ones((_BLOCK, _BLOCK)))[: values.shape[0], : values.shape[1]]
         return size.astype(np.float32)
     return (size > np.quantile(size, settings.sparsity)).astype(np.float32)
-
-
-def _clustered(values: np.ndarray, clusters: int) -> np.ndarray:
-    """Each weight as the nearest of `clusters` values, by k-means from evenly filled ones."""
-    flat = values.ravel()
-    middle = (np.arange(clusters) + 0.5) / clusters
-    centroids = np.unique(np.quantile(flat, middle))
-    for _ in range(_LLOYD):
-        places = np.searchsorted((centroids[1:] + centroids[:-1]) / 2, flat)
-        counts = np.bincount(places, minlength=len(centroids))
-        sums = np.bincount(places, weights=flat, minlength=len(centroids))
-        centroids = np.sort(np.where(counts > 0, sums / np.maximum(counts, 1), centroids))
-    places = np.searchsorted((centroids[1:] + centroids[:-1]) / 2, flat)
-    return centroids[places].reshape(values.shape).astype(np.float32)

@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..export import Columns, export
+from ..export import COMPRESSION, Columns, export
 from ..input import Source, label_counts
+from ..proof import served
 from ..restore import Restored, restore
+from ..serving_graph import Weights
 from ..settings import Train
 from .job import Candidate, Job
 from .recipe import Export
@@ -55,6 +57,7 @@ def prepare(given: Surroundings) -> tuple[Job, Candidate, Export]:
         )
 
     train = source(given.train_files)
+    trained = Candidate("trained", restored.model)
     job = Job(
         family,
         settings,
@@ -66,10 +69,9 @@ def prepare(given: Surroundings) -> tuple[Job, Candidate, Export]:
         label_counts(train)[0],
         restored.facts["multi_label"],
         given.folder,
+        teacher=trained,
     )
-    unrolled = job.build()
-    family.adopt(restored.model, unrolled)
-    return job, Candidate("trained", unrolled), _exporter(restored, job)
+    return job, trained, _exporter(restored, job)
 
 
 def _exporter(restored: Restored, job: Job) -> Export:
@@ -78,15 +80,24 @@ def _exporter(restored: Restored, job: Job) -> Export:
         shutil.rmtree(unfinished, ignore_errors=True)
         facts = {key: restored.facts[key] for key in ("model", "checkpoint")}
         compression = {"after": candidate.name, "layers": candidate.layers}
+        graph = served(
+            restored.family,
+            restored.settings,
+            Weights(candidate.model, candidate.formats),
+            restored.facts["graph"]["cpu"],
+            job.source,
+            job.evaluation,
+            layers=candidate.layers,
+            multi_label=job.multi_label,
+        )
         export(
-            candidate.model,
+            graph,
             restored.transform,
             restored.facts["labels"],
             Columns.described(restored.facts),
             str(unfinished),
-            {**facts, "compression": compression},
+            {**facts, COMPRESSION: compression},
             multi_label=job.multi_label,
-            formats=candidate.formats,
         )
         if candidate.tflite:
             shutil.copyfile(candidate.tflite, unfinished / TFLITE)

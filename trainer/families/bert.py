@@ -6,8 +6,8 @@ folder, from a Keras preset, or are drawn anew.
 
 This module is the pattern for a family. It can be imported without TensorFlow and holds
 `FEATURE_KIND`, `SEQUENCE_FEATURES`, `AFTER_TRANSFORM`, `Settings`, `check`, `fingerprint`,
-`depth`, `pixel_shapes`, `preprocess`, `learned`, `build` and `freeze`; for the Compressor
-`SPARED`, `LAYER`, `unroll`, `adopt`, `blocks` and `hints`.
+`depth`, `pixel_shapes`, `preprocess`, `learned`, `build` and `freeze`; for exports `unroll`,
+`adopt` and `serving_graph`; for the Compressor `SPARED`, `LAYER`, `blocks` and `hints`.
 """
 
 import hashlib
@@ -32,6 +32,8 @@ from ._bert_checkpoint import (
 if TYPE_CHECKING:
     import tensorflow as tf
     import tf_keras as keras
+
+    from ..serving_graph import Graph, Ops
 
 FEATURE_KIND = "text"
 SEQUENCE_FEATURES = ("token_ids", "segment_ids")
@@ -288,7 +290,7 @@ def freeze(model: "keras.Model", freeze: int | Literal["all"]) -> None:
         layer.trainable = False
 
 
-# --- for the Compressor -----------------------------------------------------------------------
+# --- for exports and the Compressor -------------------------------------------------------------
 
 
 def blocks(settings: Settings) -> int:
@@ -316,6 +318,14 @@ def unroll(
 
 
 adopt = _bert_unrolled.copy_weights
+
+
+def serving_graph(settings: Settings, ops: "Ops", layers: int | None = None) -> "Graph":
+    """Return what a server computes, the function of the unrolled model; see `_bert_serving`."""
+    from . import _bert_serving
+
+    plan = _plan(settings)
+    return _bert_serving.write(ops, plan, layers or plan.layers)
 
 
 def hints(layers: int) -> dict[str, list[str]]:

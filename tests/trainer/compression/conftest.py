@@ -105,9 +105,12 @@ def make_job(small_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Call
 
 
 def _trained(job: Job) -> Candidate:
+    import tf_keras as keras
+
     from espalier.trainer.fit import fit
     from espalier.trainer.input import batches
 
+    keras.utils.set_random_seed(1)
     model = job.build()
     fit(
         model, job.batches, batches(job.evaluation, 32),
@@ -126,6 +129,8 @@ def trained(make_job: Callable[..., Job]) -> Callable[[str], tuple[Job, Candidat
     def get(name: str) -> tuple[Job, Candidate]:
         if name not in models:
             models[name] = _trained(make_job(name))
-        return make_job(name), models[name]
+        job = make_job(name)
+        job.teacher = models[name]
+        return job, models[name]
 
     return get

@@ -20,21 +20,22 @@ def weight(seed: int = 0) -> np.ndarray:
                                              ("bfloat16", 4e-3)])  # fmt: skip
 def test_what_comes_back_is_near(kind: str, bound: float) -> None:
     values = weight()
-    packed = pack.Packed(values, kind)
-    back = packed.read().numpy()
+    packed = pack.Stored(values, kind)
+    back = packed.value().numpy()
     np.testing.assert_array_equal(back, pack.unpacked(values, kind))
     largest = np.abs(values).max(axis=0)
     assert (np.abs(back - values) <= bound * largest + 1e-7).all()
     assert ((back == 0) >= (values == 0)).all(), "a zero is no longer zero"
-    assert packed.stored.dtype.name == kind
+    assert packed.variables[0].dtype.name == kind
 
 
 def test_few_different_values_lose_nothing() -> None:
     clusters = np.random.default_rng(1).normal(size=256).astype(np.float32)
     values = np.random.default_rng(2).choice(clusters, (100, 30))
-    packed = pack.Packed(values, "int8")
-    np.testing.assert_array_equal(packed.read().numpy(), values)
-    assert packed.stored.dtype == tf.int8 and packed.scale is None
+    packed = pack.Stored(values, "int8")
+    np.testing.assert_array_equal(packed.value().numpy(), values)
+    assert [v.dtype for v in packed.variables] == [tf.int8, tf.float32]
+    assert packed.variables[1].shape == np.unique(values).shape
     assert pack.has_few_values(values) and not pack.has_few_values(weight())
 
 
@@ -42,12 +43,13 @@ def test_two_saved_models_of_one_process_keep_apart(tmp_path: Path) -> None:
     class Holder(tf.Module):
         def __init__(self, values: np.ndarray) -> None:
             super().__init__()
-            self.packed = pack.Packed(values, "int8")
-            self.stored = self.packed.variables
+            stored = pack.Stored(values, "int8")
+            self.stored = stored.variables
+            self.loaded = pack.Loaded(stored.value, stored.variables)
 
         @tf.function(input_signature=[])
         def total(self) -> tf.Tensor:
-            return tf.reduce_sum(self.packed.read())
+            return tf.reduce_sum(self.loaded.read())
 
     for seed in (0, 1):
         tf.saved_model.save(Holder(weight(seed)), str(tmp_path / str(seed)))

@@ -10,12 +10,13 @@ import pytest
 from espalier.errors import ConfigError
 from espalier.trainer.compression import tflite
 from espalier.trainer.compression.cluster import cluster
-from espalier.trainer.compression.distill import answers_loss, cut, distill, hint_loss, inherit
+from espalier.trainer.compression.distill import distill, inherit
 from espalier.trainer.compression.job import Candidate, Job, compiled, kernels, layer_report
 from espalier.trainer.compression.prune import prune
 from espalier.trainer.compression.quantize import quantize
 from espalier.trainer.compression.sensitivity import accuracy, sensitivity
 from espalier.trainer.compression.settings import Cluster, Distill, Entry, Prune, Quantize
+from espalier.trainer.compression.teach import answers_loss, cut, hint_loss
 from espalier.trainer.input import batches
 
 FAMILIES = ("bert", "resnet")
@@ -47,15 +48,16 @@ def test_distill_makes_a_shallower_student_that_agrees(name: str, trained: Train
     job, before = trained(name)
     frozen = weights(before)
     # What a run leaves that is killed while the teacher answers.
-    (job.folder / "teacher").mkdir()
-    (job.folder / "teacher" / "outputs_0.lockfile").write_text("Created at: 0")
+    cache = job.folder / "teacher" / "1-0"
+    cache.mkdir(parents=True)
+    (cache / "outputs_0.lockfile").write_text("Created at: 0")
     after = distill(before, job, Distill(layers=1, epochs=3))
     assert after.layers == 1
     assert after.model.count_params() < 0.8 * before.model.count_params()
     assert accuracy(job, after.model) >= 0.9 * accuracy(job, before.model)
     assert same(frozen, weights(before)), "the trained model was changed"
     # In the second epoch the teacher's outputs came from the disk.
-    assert list((job.folder / "teacher").glob("outputs*.index"))
+    assert list(cache.glob("outputs*.index"))
 
 
 def test_a_student_begins_as_evenly_spaced_layers(trained: Trained) -> None:
