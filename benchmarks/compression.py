@@ -50,8 +50,8 @@ RECIPES: dict[str, dict[str, list[dict[str, Any]]]] = {
         "int8 weights": [INT8],
         "best": [
             {"distill": {"layers": 3, "epochs": 3, "learning_rate": 2e-4}},
-            {"prune": {"sparsity": 0.6, "epochs": 2}},
-            {"cluster": {"clusters": 16, "learning_rate": 2e-5}},
+            {"prune": {"sparsity": 0.7, "epochs": 2}},
+            {"cluster": {"clusters": 14, "learning_rate": 2e-5}},
             INT8,
         ],
     },

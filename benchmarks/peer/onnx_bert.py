@@ -33,10 +33,8 @@ class Classifier(nn.Module):
         self.bert = AutoModel.from_pretrained(
             checkpoint, add_pooling_layer=False, attn_implementation="eager"
         )
-        kernel, bias = weights["logits/0"], weights["logits/1"]
-        self.logits = nn.Linear(*kernel.shape)
-        take(self.logits.weight, kernel.T)
-        take(self.logits.bias, bias)
+        self.logits = nn.Linear(*weights["logits/0"].shape)
+        dense(self.logits, weights, "logits")
         self._take_over(weights)
 
     def _take_over(self, weights: "np.lib.npyio.NpzFile") -> None:
@@ -44,18 +42,16 @@ class Classifier(nn.Module):
         take(embeddings.word_embeddings.weight, weights["token_embedding/0"])
         take(embeddings.position_embeddings.weight, weights["position_embedding/0"])
         take(embeddings.token_type_embeddings.weight, weights["segment_embedding/0"])
-        norm(embeddings.LayerNorm, weights, "embeddings_layer_norm", 0)
+        norm(embeddings.LayerNorm, weights, "embeddings_layer_norm")
         for number, layer in enumerate(self.bert.encoder.layer):
-            # keras-nlp's order: query, key, value, output; two norms; the feed-forward layers.
             name, attention = f"transformer_layer_{number}", layer.attention
-            parts = (attention.self.query, attention.self.key, attention.self.value,
-                     attention.output.dense)  # fmt: skip
-            for place, part in enumerate(parts):
-                dense(part, weights, name, 2 * place)
-            norm(attention.output.LayerNorm, weights, name, 8)
-            norm(layer.output.LayerNorm, weights, name, 10)
-            dense(layer.intermediate.dense, weights, name, 12)
-            dense(layer.output.dense, weights, name, 14)
+            for part in ("query", "key", "value"):
+                dense(getattr(attention.self, part), weights, f"{name}_{part}")
+            dense(attention.output.dense, weights, f"{name}_attention_output")
+            norm(attention.output.LayerNorm, weights, f"{name}_attention_output_layer_norm")
+            dense(layer.intermediate.dense, weights, f"{name}_intermediate")
+            dense(layer.output.dense, weights, f"{name}_output")
+            norm(layer.output.LayerNorm, weights, f"{name}_output_layer_norm")
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Logits, float32 [B, C]."""
@@ -70,17 +66,16 @@ def take(parameter: torch.Tensor, array: np.ndarray) -> None:
         parameter.copy_(torch.from_numpy(np.ascontiguousarray(array.reshape(parameter.shape))))
 
 
-def dense(layer: nn.Linear, weights: "np.lib.npyio.NpzFile", name: str, place: int) -> None:
-    """Set a dense layer out of Keras' kernel and bias; heads lie in further dimensions."""
-    kernel, bias = weights[f"{name}/{place}"], weights[f"{name}/{place + 1}"]
-    take(layer.weight, kernel.reshape(layer.in_features, layer.out_features).T)
-    take(layer.bias, bias)
+def dense(layer: nn.Linear, weights: "np.lib.npyio.NpzFile", name: str) -> None:
+    """Set a dense layer out of Keras' kernel and bias."""
+    take(layer.weight, weights[f"{name}/0"].T)
+    take(layer.bias, weights[f"{name}/1"])
 
 
-def norm(layer: nn.LayerNorm, weights: "np.lib.npyio.NpzFile", name: str, place: int) -> None:
+def norm(layer: nn.LayerNorm, weights: "np.lib.npyio.NpzFile", name: str) -> None:
     """Set a layer norm out of Keras' gamma and beta."""
-    take(layer.weight, weights[f"{name}/{place}"])
-    take(layer.bias, weights[f"{name}/{place + 1}"])
+    take(layer.weight, weights[f"{name}/0"])
+    take(layer.bias, weights[f"{name}/1"])
 
 
 def main(checkpoint: str, weights: str, test: str, folder: str) -> None:
