@@ -17,10 +17,12 @@ import json
 import shutil
 import statistics
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import rounds
 from rich.console import Console
 from rich.table import Table
 
@@ -33,8 +35,10 @@ from espalier.trainer.compression.prune import prune, pruning
 from espalier.trainer.compression.settings import Compress, Prune
 from espalier.trainer.compression.setup import Surroundings, prepare
 from espalier.trainer.fit import compile_model
+from espalier.trainer.restore import restore
 
 HERE = Path(__file__).parent
+PEER = HERE / "peer" / "onnx_bert.py"
 SHARED = HERE.parents[1] / "shared" / "data"
 INT8 = {"quantize": {"to": "int8", "how": "weights"}}
 TRAINING = {
@@ -199,6 +203,8 @@ def compressed(
         kept = args.work / f"{family}-best"
         shutil.rmtree(kept, ignore_errors=True)
         shutil.copytree(folder / "versions" / step, kept)
+        for file in folder.glob(f"{step}.*"):  # its weights and formats, for export.py
+            shutil.copy(file, args.work / f"{family}-best{file.suffix}")
     shutil.rmtree(folder)
     return rows
 
@@ -298,77 +304,59 @@ def beside_onnx(args: argparse.Namespace) -> Table:
     """The trained model of seed 0 and its best recipe beside ONNX Runtime's, in turn."""
     config = configuration("bert", args)
     trained = surroundings(config, args.work / "scratch" / "onnx").version
-    weights = args.work / "onnx-weights.npz"
-    export_weights(trained, weights)
-    checkpoint = str(checkpoints.resolve("minilm"))
-    script = HERE / "peer" / "onnx_bert.py"
     test = args.data / "sst2_sentence" / "test.csv"
-    server = subprocess.Popen(
-        [args.peer, str(script), checkpoint, str(weights), str(test), str(args.work)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert server.stdin and server.stdout
-    peer = json.loads(server.stdout.readline())
-    times = turns(server, {"trained": trained, "best": args.work / "bert-best"}, test)
-    server.stdin.close()
+    folder = args.work / "onnx"
+    to_onnx(args.peer, restore(str(trained)).model, folder)
+    versions = {"trained": trained, "best": args.work / "bert-best"}
+    commands = {f"Espalier, {name}": ours(version, test) for name, version in versions.items()}
+    files = {"fp32": "fp32.onnx", "dynamic int8": "int8.onnx"}
+    for name, file in files.items():
+        commands[f"ONNX Runtime, {name}"] = theirs(args.peer, folder / file, test)
+    sizes_ = [*(sizes(version)[0] for version in versions.values()),
+              *((folder / file).stat().st_size for file in files.values())]  # fmt: skip
+    workers = {name: [rounds.Worker(command)] for name, command in commands.items()}
+    labels = rounds.true_labels(test)
     table = Table(title="beside ONNX Runtime (2 threads, padded to the longest)", box=None,
                   title_justify="left", padding=(0, 2, 0, 0))  # fmt: skip
     for name in ("model", "test", "MB", "1 row, ms", "32 rows, ms"):
         table.add_column(name, justify="left" if name == "model" else "right")
-    rows = raw_rows(config, "test")
-    for name, version in (("trained", trained), ("best", args.work / "bert-best")):
-        size = sum(f.stat().st_size for f in version.rglob("*") if "assets.extra" not in f.parts)
-        table.add_row(f"Espalier, {name}", f"{accuracy(version, rows):.4f}", f"{size / 1e6:.1f}",
-                      *(f"{times[name][n]:.2f}" for n in (1, 32)))  # fmt: skip
-    for name, facts in peer.items():
-        table.add_row(f"ONNX Runtime, {name}", f"{facts['accuracy']:.4f}",
-                      f"{facts['bytes'] / 1e6:.1f}",
-                      *(f"{times[name][n]:.2f}" for n in (1, 32)))  # fmt: skip
+    right = {name: rounds.accuracy(one, labels)[0] for name, (one,) in workers.items()}
+    times = [rounds.in_turn(workers, size, 8, calls) for size, calls in ((1, 20), (32, 3))]
+    for (name, (worker,)), size in zip(workers.items(), sizes_, strict=True):
+        table.add_row(name, f"{right[name]:.4f}", f"{size / 1e6:.1f}",
+                      *(f"{of[name]:.2f}" for of in times))  # fmt: skip
+        worker.close()
     return table
 
 
-def export_weights(version: Path, to: Path) -> None:
-    """The trained model's weights, named as in its Keras layers, for the peer."""
+def to_onnx(python: str, model: Any, folder: Path) -> None:
+    """Write fp32.onnx and int8.onnx of an unrolled BERT, with the peer's Python."""
     import numpy as np
 
-    from espalier.trainer.restore import restore
-
-    restored = restore(str(version))
-    arrays = {}
-    for layer in restored.model.layers:
-        for place, array in enumerate(layer.get_weights()):
-            arrays[f"{layer.name}/{place}"] = array
-    np.savez(to, **arrays)
-
-
-def turns(server: Any, versions: dict[str, Path], test: Path) -> dict[str, dict[int, float]]:
-    """Median milliseconds by model and batch size, ours and the peer's asked in turn."""
-    import csv
-
-    import numpy as np
-
-    with test.open(encoding="utf-8") as file:
-        texts = [row["text"] for row in csv.DictReader(file)]
-    served = {name: Served(version) for name, version in versions.items()}
-    asks = {n: one.function("serving_default", "scores") for n, one in served.items()}
-    found: dict[str, dict[int, list[float]]] = {}
-    for size, rounds in ((1, 100), (32, 20)):
-        for number in range(rounds):
-            places = [(number * size + i) % len(texts) for i in range(size)]
-            batch = np.array([texts[i] for i in places], dtype=object)
-            for name, ask in asks.items():
-                begin = time.perf_counter()
-                ask(batch)
-                took = 1000 * (time.perf_counter() - begin)
-                found.setdefault(name, {}).setdefault(size, []).append(took)
-            server.stdin.write(json.dumps(places) + "\n")
-            server.stdin.flush()
-            for name, took in json.loads(server.stdout.readline()).items():
-                found.setdefault(name, {}).setdefault(size, []).append(took)
-    return {
-        name: {size: statistics.median(values[3:]) for size, values in by.items()}
-        for name, by in found.items()
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {
+        f"{layer.name}/{place}": array
+        for layer in model.layers
+        for place, array in enumerate(layer.get_weights())
     }
+    np.savez(folder / "weights.npz", **arrays)
+    checkpoint = str(checkpoints.resolve("minilm"))
+    weights = str(folder / "weights.npz")
+    subprocess.run([python, str(PEER), "convert", checkpoint, weights, str(folder)], check=True)
+
+
+def ours(version: Path, test: Path, threads: int = 2) -> list[str]:
+    """The command of a worker that serves a SavedModel."""
+    script = HERE / "saved_model_worker.py"
+    return [sys.executable, str(script), str(version), str(test), str(threads)]
+
+
+def theirs(
+    python: str, file: Path, test: Path, threads: int = 2, *, padding: str = "longest"
+) -> list[str]:
+    """The command of a worker that serves an ONNX file."""
+    checkpoint = str(checkpoints.resolve("minilm"))
+    return [python, str(PEER), "serve", str(file), checkpoint, str(test), str(threads), padding]
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ class RunResult(BaseModel):
         baseline: the blessed model's, where it was compared.
         predictions: [{"text": ..., "label": ..., "score": ...}]; a picture's text is its path.
         model_bytes: size of the SavedModel.
+        graph: what is served, in a sentence.
         compression: the Compressor's report (see `trainer.compression.recipe.run`).
         pushed: the version's folder.
         config: the resolved YAML.
@@ -65,6 +66,7 @@ class RunResult(BaseModel):
     baseline: dict[str, Any] | None = None
     predictions: list[dict[str, Any]] = []
     model_bytes: int = 0
+    graph: str = ""
     compression: dict[str, Any] | None = None
     pushed: str | None = None
     config: str = ""
@@ -146,6 +148,7 @@ def collect(name: str, store: Store, run: str) -> RunResult:
         facts = _serving_facts(check)
         result.predictions = facts.get("predictions", [])
         result.model_bytes = facts.get("size_bytes", 0)
+        result.graph = facts.get("graph", "")
         if _refused_by_check(nodes):
             result.status = "not_blessed"
             result.verdict = check.outputs["blessing"].properties["verdict"]
@@ -253,6 +256,8 @@ def _table(result: RunResult) -> RenderableType:
         facts.add_row("skipped", f"{result.skipped:,} images; skipped.jsonl beside them says why")
     if result.model_bytes:
         facts.add_row("model", f"{result.model_bytes / 1e6:.1f} MB")
+    if result.graph:
+        facts.add_row("graph", escape(result.graph))
     if result.verdict:
         facts.add_row("verdict", escape(result.verdict))
     if result.status == "pushed":

@@ -118,6 +118,14 @@ def describe(path: str) -> dict[str, Any]:
         return json.load(file)
 
 
+def describe_any(path: str) -> dict[str, Any]:
+    """The same of any SavedModel: empty for one that is not ours."""
+    try:
+        return describe(path)
+    except (OSError, ValueError):
+        return {}
+
+
 def _copy_folder(source: str, to: str) -> None:
     from tensorflow import io
 

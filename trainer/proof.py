@@ -102,7 +102,7 @@ def _compare(plain: Graph, lean: Graph, evaluation: Source, multi_label: bool) -
     answers: list[list[np.ndarray]] = [[], [], []]
     for features, label in _rows(evaluation):
         theirs, ours = ask(features), ask_lean(features)
-        difference = max(difference, float(np.abs(theirs - ours).max()))
+        difference = float(np.maximum(difference, np.abs(theirs - ours).max()))  # keeps a NaN
         largest = max(largest, float(np.abs(theirs).max()))
         if label is not None:
             for kept, new in zip(answers, (theirs, ours, label.numpy()), strict=True):

@@ -1,18 +1,15 @@
-"""The peer of benchmarks/compression.py: the trained BERT in ONNX Runtime, fp32 and dynamic int8.
+"""The peer of benchmarks/compression.py and export.py: a trained BERT in ONNX Runtime.
 
-Needs: a Python with torch, transformers, onnx, onnxscript and onnxruntime. Started by the
-benchmark, which hands over the trained weights and asks for batches in turn with its own.
+Needs: a Python with torch, transformers, onnx, onnxscript and onnxruntime.
 
-    python onnx_bert.py CHECKPOINT WEIGHTS.npz TEST.csv FOLDER
+    python onnx_bert.py convert CHECKPOINT WEIGHTS.npz FOLDER
+    python onnx_bert.py serve FILE.onnx CHECKPOINT TEST.csv THREADS longest|max_length
 
-Prints {name: {accuracy, bytes}}, then for each line of row numbers on standard input one line of
-{name: milliseconds}: tokenizing, padding to the longest row, and the model, with two threads.
+`convert` writes fp32.onnx and, dynamically quantized, int8.onnx. `serve` is a worker of
+`rounds`: it tokenizes, pads to the longest row of the batch or to 64, and asks the model.
 """
 
-import csv
-import json
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +17,10 @@ import onnxruntime
 import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import nn
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from rounds import serve
 
 LENGTH = 64
 
@@ -30,9 +30,11 @@ class Classifier(nn.Module):
 
     def __init__(self, checkpoint: str, weights: "np.lib.npyio.NpzFile") -> None:
         super().__init__()
-        self.bert = AutoModel.from_pretrained(
-            checkpoint, add_pooling_layer=False, attn_implementation="eager"
-        )
+        config = AutoConfig.from_pretrained(checkpoint)
+        names = [name for name in weights if name.endswith("_query/0")]
+        config.num_hidden_layers = len(names)  # a student has fewer
+        self.bert = AutoModel.from_config(config, attn_implementation="eager")
+        self.bert.pooler = None
         self.logits = nn.Linear(*weights["logits/0"].shape)
         dense(self.logits, weights, "logits")
         self._take_over(weights)
@@ -78,53 +80,38 @@ def norm(layer: nn.LayerNorm, weights: "np.lib.npyio.NpzFile", name: str) -> Non
     take(layer.bias, weights[f"{name}/1"])
 
 
-def main(checkpoint: str, weights: str, test: str, folder: str) -> None:
-    """Export, quantize, score the test rows, then answer with times."""
+def convert(checkpoint: str, weights: str, folder: str) -> None:
+    """Write the model with these weights, in float32 and in int8."""
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     model = Classifier(checkpoint, np.load(weights)).eval()
-    files = {"fp32": Path(folder, "fp32.onnx"), "dynamic int8": Path(folder, "int8.onnx")}
+    file = Path(folder, "fp32.onnx")
     given = tokenizer(["a few words", "more"], padding=True, return_tensors="pt")
     torch.onnx.export(
-        model, (given["input_ids"], given["attention_mask"]), str(files["fp32"]),
+        model, (given["input_ids"], given["attention_mask"]), str(file),
         input_names=["input_ids", "attention_mask"], output_names=["logits"], dynamo=False,
         dynamic_axes={"input_ids": {0: "b", 1: "t"}, "attention_mask": {0: "b", 1: "t"}},
         opset_version=17,
     )  # fmt: skip
-    quantize_dynamic(str(files["fp32"]), str(files["dynamic int8"]), weight_type=QuantType.QInt8)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 2
-    sessions = {
-        name: onnxruntime.InferenceSession(str(file), options) for name, file in files.items()
-    }
-    with open(test, encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    texts = [row["text"] for row in rows]
-    labels = np.array([int(row["label"]) for row in rows])
+    quantize_dynamic(str(file), str(Path(folder, "int8.onnx")), weight_type=QuantType.QInt8)
 
-    def ask(session: onnxruntime.InferenceSession, batch: list[str]) -> np.ndarray:
+
+def answer(file: str, checkpoint: str, test: str, threads: str, padding: str) -> None:
+    """Load, then answer."""
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = int(threads)
+    session = onnxruntime.InferenceSession(file, options)
+
+    def ask(texts: list[str]) -> "np.ndarray":
         given = tokenizer(
-            batch, padding=True, truncation=True, max_length=LENGTH, return_tensors="np"
+            texts, padding=padding, truncation=True, max_length=LENGTH, return_tensors="np"
         )
         names = ("input_ids", "attention_mask")
         found: np.ndarray = session.run(None, {n: given[n].astype(np.int64) for n in names})[0]
-        return found
+        return found.argmax(axis=1)
 
-    facts = {}
-    for name, session in sessions.items():
-        said = [ask(session, texts[i : i + 32]).argmax(1) for i in range(0, len(texts), 32)]
-        facts[name] = {
-            "accuracy": float((np.concatenate(said) == labels).mean()),
-            "bytes": files[name].stat().st_size,
-        }
-    print(json.dumps(facts), flush=True)
-    for line in sys.stdin:
-        batch, times = [texts[place] for place in json.loads(line)], {}
-        for name, session in sessions.items():
-            begin = time.perf_counter()
-            ask(session, batch)
-            times[name] = 1000 * (time.perf_counter() - begin)
-        print(json.dumps(times), flush=True)
+    serve(ask, test)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    {"convert": convert, "serve": answer}[sys.argv[1]](*sys.argv[2:])

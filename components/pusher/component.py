@@ -19,7 +19,8 @@ class Pusher(stock.Pusher):
     """Publishes a blessed SavedModel as the next version of a TensorFlow Serving folder.
 
     Inputs, output and the marks on the output are those of TFX's Pusher. The output also bears
-    a string custom property `reason` when the model was not pushed.
+    a string custom property `reason` when the model was not pushed, and `needs` when it was
+    exported for certain CPUs.
 
     Args:
         model: channel of the Trainer's `Model`.

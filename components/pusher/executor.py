@@ -9,10 +9,12 @@ from tfx.types import artifact_utils, standard_component_specs
 from tfx.types.artifact import Artifact
 from tfx.utils import json_utils, proto_utils
 
+from ...trainer.export import describe_any
 from . import publish
 
 REASON = "reason"
 MODEL_ID = "model_id"
+NEEDS = "needs"
 _VALIDATORS = {
     standard_component_specs.MODEL_BLESSING_KEY: "the Evaluator",
     standard_component_specs.INFRA_BLESSING_KEY: "the serving check",
@@ -60,6 +62,8 @@ class Executor(stock.Executor):
             config=settings.get("config"),
             now=int(time.time()),
         )
+        if needs := describe_any(model).get("graph", {}).get("needs"):
+            pushed.set_string_custom_property(NEEDS, ", ".join(needs))
         self._MarkPushed(pushed, pushed_destination=version.path, pushed_version=version.name)
 
 

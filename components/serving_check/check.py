@@ -25,7 +25,8 @@ class Report:
     `measured` is empty unless the probe came to its end: rows, classes, load_seconds,
     latency_ms (median, one row), largest_difference (between the two signatures' scores),
     predictions (two of {text, label, score}; a pair's text is a list, a picture's is its path),
-    and the versions of tensorflow and tensorflow_text.
+    graph (what the export says of its serving graph) and the versions of tensorflow and
+    tensorflow_text.
     """
 
     blessed: bool
@@ -55,9 +56,10 @@ def check_serving(
 
     Never raises because of the model: a model that cannot be checked is not blessed.
     """
-    from ...trainer.serving_ops import unknown_ops  # TensorFlow: not at import time.
+    from ...trainer.export import describe_any  # TensorFlow: not at import time.
+    from ...trainer.serving_ops import unknown_ops
 
-    facts = _description(model)
+    facts = describe_any(model)
     if lacks := hardware.lacking(facts.get("graph", {}).get("needs", [])):
         return _refused(
             f"its graph was made for export.cpu {facts['graph']['cpu']}, and this machine lacks "
@@ -83,6 +85,8 @@ def check_serving(
     failures = outcome.pop("failures")
     if failures:
         return _refused(" ".join(failures), size_bytes=size, failures=failures, measured=outcome)
+    if "graph" in facts:
+        outcome["graph"] = facts["graph"]["verdict"]
     return Report(True, _praise(outcome, size), size_bytes=size, measured=outcome)
 
 
@@ -120,16 +124,6 @@ def run_probe(
                 outcome: dict[str, Any] = json.load(file)
             return outcome
         return {"failures": [f"{_ending(done.returncode)}.{_last_lines(done.stderr)}"]}
-
-
-def _description(model: str) -> dict[str, Any]:
-    """What the export stored beside the SavedModel; empty for one that is not ours."""
-    from ...trainer.export import describe
-
-    try:
-        return describe(model)
-    except (OSError, ValueError):
-        return {}
 
 
 def size_on_disk(folder: str) -> int:

@@ -14,7 +14,7 @@ from tfx.types import artifact_utils, channel_utils, standard_artifacts
 from espalier.components.serving_check import ServingCheck, check, probe
 from espalier.components.serving_check.executor import Executor, read_rows
 from espalier.errors import ConfigError
-from espalier.trainer import serving_ops
+from espalier.trainer import hardware, serving_ops
 
 LABELS = ["bad", "good"]
 TEXTS = ["good and cheap", "bad", "a good, good bag", "broken after a day"]
@@ -418,3 +418,18 @@ def test_scores_are_held_to_the_kind_of_head(tmp_path):
     beyond = picture_model(str(tmp_path / "two"), scores=(1.2, 0.1))
     (failure,) = ask(beyond, multi_label=True)["failures"]
     assert "do not lie between 0 and 1" in failure
+
+
+def test_a_machine_without_the_instructions_is_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = save(str(tmp_path / "model"))
+    facts = {"graph": {"cpu": "bf16", "needs": [hardware.BFLOAT16], "verdict": "All is well."}}
+    (tmp_path / "model" / "assets.extra").mkdir()
+    (tmp_path / "model" / "assets.extra" / "espalier.json").write_text(json.dumps(facts))
+    monkeypatch.setattr(hardware, "_cpu_flags", lambda: {"avx2"})
+    report = check.check_serving(model, ROWS, ONE)
+    assert not report.blessed
+    assert "made for export.cpu bf16, and this machine lacks bfloat16 products" in report.verdict
+    monkeypatch.setattr(hardware, "lacking", lambda needs: "")
+    assert check.check_serving(model, ROWS, ONE).measured["graph"] == "All is well."

@@ -62,16 +62,17 @@ class Served:
 
     Args:
         version: the SavedModel's folder.
+        threads: of the session.
     """
 
-    def __init__(self, version: Path) -> None:
+    def __init__(self, version: Path, threads: int = 2) -> None:
         import tensorflow as tf
         import tensorflow_text  # noqa: F401 - registers the tokenizer's ops
 
         self.facts = describe(str(version))
         self.columns = Columns.described(self.facts)
         config = tf.compat.v1.ConfigProto(
-            intra_op_parallelism_threads=2, inter_op_parallelism_threads=2
+            intra_op_parallelism_threads=threads, inter_op_parallelism_threads=threads
         )
         self._session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
         with self._session.graph.as_default():
