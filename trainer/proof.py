@@ -66,11 +66,13 @@ def served(
     Raises:
         ConfigError: see `hardware.choose`.
     """
-    plain = keras_graph(weights)
+    # Each graph has resources of its own: what one does not read shall not be loaded with it.
+    bare = Weights(weights.model, weights.formats)
+    plain = keras_graph(bare)
     facts: dict[str, Any] = {"kind": "keras", "cpu": "any", "needs": []}
     if not hasattr(family, "serving_graph"):
         verdict = f"The Keras graph: {settings.family} has no serving graph of its own."
-        return Served(plain, weights, {**facts, "verdict": verdict})
+        return Served(plain, bare, {**facts, "verdict": verdict})
     cpu = hardware.choose(cpu)
 
     def write(ops: Ops) -> Graph:
@@ -88,8 +90,7 @@ def served(
     if why := _fault(found, cpu):
         verdict = f"The Keras graph, not the serving graph for {cpu}: {why}."
         progress.info("%s", verdict)
-        bare = Weights(weights.model, weights.formats)
-        return Served(keras_graph(bare), bare, {**facts, "proof": found, "verdict": verdict})
+        return Served(plain, bare, {**facts, "proof": found, "verdict": verdict})
     verdict = f"The serving graph for {cpu}: {_words(found)}."
     facts = {"kind": "lean", "cpu": cpu, "needs": required, "proof": found, "verdict": verdict}
     return Served(lean, weights, {**facts, "ranges": ranges} if ranges else facts)

@@ -104,6 +104,8 @@ class Served:
 def keras_graph(weights: Weights) -> Graph:
     """The unrolled Keras model, its kernels read from where they were unpacked to."""
     model = weights.model
+    for name in weights.formats:
+        weights.read(name)  # before an export asks what is tracked
 
     def logits(features: Features) -> tf.Tensor:
         before = {}
