@@ -90,10 +90,10 @@ def check(config: "Config", progress: Callable[[str], None] | None = None) -> Da
     from ..trainer import families, hardware
 
     data = config.data
-    hardware.choose(config.export.cpu)
     if data.schema_file:
         _check_schema(Path(data.schema_file))
     family = families.load(config.model.family)
+    hardware.choose(config.export.cpu, getattr(family, "SERVED", ["any"]))
     family.check(config.model, progress)
     _check_freeze(config, family.depth(config.model))
     compression = _check_compress(config)

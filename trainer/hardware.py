@@ -84,17 +84,24 @@ def lacking(needs: Sequence[str]) -> str:
     return ""
 
 
-def choose(cpu: str) -> str:
+def choose(cpu: str, possible: Sequence[str]) -> str:
     """The arithmetic of the serving graph: any, bf16 or int8.
 
     Args:
         cpu: of the YAML's `export:`; auto is bf16 on a machine that can, else any.
+        possible: those that the family has.
 
     Raises:
-        ConfigError: this machine cannot compute it, so that it could not be proven.
+        ConfigError: the family has none such, or this machine cannot compute it, so that it could
+            not be proven.
     """
+    if cpu not in (*possible, "auto"):
+        raise ConfigError(
+            f"export.cpu is {cpu}, and this family is exported for {', '.join(possible)}, or auto. "
+            f"Take one of these."
+        )
     if cpu == "auto":
-        return "any" if lacking([BFLOAT16]) else "bf16"
+        return "bf16" if "bf16" in possible and not lacking([BFLOAT16]) else "any"
     if lacks := lacking(needs(cpu)):
         raise ConfigError(
             f"export.cpu is {cpu}, and this machine lacks {lacks}. Run on a machine like the one "

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     import tensorflow as tf
     import tf_keras as keras
 
+    from .serving_graph import Graph, Ops
+
 FEATURE = "image"
+SERVED = ("any", "bf16")
 AFTER_TRANSFORM = ("dropout", "normalize", "weights")  # settings that preprocess() does not read
 # Larger pictures are refused, in the data and in requests: a small file can unfold to gigabytes.
 MAX_PIXELS = 50_000_000
@@ -394,12 +397,19 @@ def freeze(model: "keras.Model", freeze: int | Literal["all"], stage_ends: Seque
         layer.trainable = False
 
 
-# --- for the Compressor -----------------------------------------------------------------------
+# --- for exports and the Compressor -------------------------------------------------------------
 
 
 def adopt(model: "keras.Model", unrolled: "keras.Model") -> None:
     """Give `unrolled` the weights of `build`'s model, which has the same layers in that order."""
     unrolled.set_weights(model.get_weights())
+
+
+def serving_graph(settings: ImageSettings, ops: "Ops", layers: int | None = None) -> "Graph":
+    """Return what a server computes, the function of the unrolled model; see `image_serving`."""
+    from . import image_serving  # imports TensorFlow
+
+    return image_serving.write(ops)
 
 
 def hints(layers: int) -> dict[str, list[str]]:

@@ -73,7 +73,7 @@ def served(
     if not hasattr(family, "serving_graph"):
         verdict = f"The Keras graph: {settings.family} has no serving graph of its own."
         return Served(plain, bare, {**facts, "verdict": verdict})
-    cpu = hardware.choose(cpu)
+    cpu = hardware.choose(cpu, family.SERVED)
 
     def write(ops: Ops) -> Graph:
         graph: Graph = family.serving_graph(settings, ops, layers)

@@ -144,6 +144,11 @@ class Ops:
         self._weights, self._cpu, self._ranges = weights, cpu, ranges or {}
         self.dtype = dtype
 
+    @property
+    def model(self) -> "keras.Model":
+        """The unrolled model."""
+        return self._weights.model
+
     def embed(self, layer: str, ids: tf.Tensor) -> tf.Tensor:
         """Rows of an embedding, float32 [..., H]."""
         return tf.gather(self._weights.read(layer), ids)
@@ -151,7 +156,7 @@ class Ops:
     def norm(self, x: tf.Tensor, layer: str) -> tf.Tensor:
         """Layer normalization over the last axis: [N, H] -> [N, H]."""
         gamma, beta = (self._weights.read(layer, place) for place in (0, 1))
-        epsilon = self._weights.model.get_layer(layer).epsilon
+        epsilon = self.model.get_layer(layer).epsilon
         if self._cpu == "any":
             centred = x - tf.reduce_mean(x, axis=-1, keepdims=True)
             variance = tf.reduce_mean(tf.square(centred), axis=-1, keepdims=True)
@@ -175,7 +180,7 @@ class Ops:
             scales: numbers by which the layers' outputs are multiplied.
         """
         layers = [layers] if isinstance(layers, str) else list(layers)
-        function = self._weights.model.get_layer(activation).activation if activation else None
+        function = self.model.get_layer(activation).activation if activation else None
         fused = _FUSED.get(getattr(function, "__name__", ""))
         if self._cpu == "int8":
             y = tf.cast(self._dense_int8(x, layers, scales), self.dtype)
@@ -187,6 +192,49 @@ class Ops:
             kernel, bias = self._joined(layers, scales)
             y = tf.nn.bias_add(tf.matmul(x, kernel), bias)
         return function(y) if function else y
+
+    def convolution(self, x: tf.Tensor, layer: str, norm: str | None = None) -> tf.Tensor:
+        """A Conv2D and the batch norm behind it: [B, H, W, C] -> [B, h, w, D]."""
+        found = self.model.get_layer(layer)
+
+        def kernel() -> tf.Tensor:
+            scale = self._affine(norm)[0] if norm else 1.0
+            return tf.cast(self._weights.value(layer) * scale, self.dtype)
+
+        def bias() -> tf.Tensor:
+            own = self._weights.value(layer, 1) if found.use_bias else tf.zeros(found.filters)
+            scale, offset = self._affine(norm) if norm else (1.0, 0.0)
+            return tf.cast(own * scale + offset, self.dtype)
+
+        layers = [layer, *([norm] if norm else [])]
+        y = tf.nn.conv2d(
+            tf.cast(x, self.dtype),
+            self._weights.once((layer, "kernel"), kernel, layers),
+            found.strides,
+            found.padding.upper(),
+            dilations=found.dilation_rate,
+        )
+        y = tf.nn.bias_add(y, self._weights.once((layer, "bias"), bias, layers))
+        return found.activation(y)
+
+    def affine(self, x: tf.Tensor, norm: str) -> tf.Tensor:
+        """A batch norm by itself, over the last axis."""
+
+        def once(place: int) -> tf.Tensor:
+            return self._weights.once(
+                (norm, place), lambda: tf.cast(self._affine(norm)[place], self.dtype), [norm]
+            )
+
+        scale, offset = once(0), once(1)
+        return tf.cast(x, self.dtype) * scale + offset
+
+    def _affine(self, norm: str) -> tuple[tf.Tensor, tf.Tensor]:
+        """What a batch norm multiplies by and adds, float32 [C]."""
+        layer = self.model.get_layer(norm)
+        weights = {w.name.split("/")[-1].split(":")[0]: w.read_value() for w in layer.weights}
+        scale = tf.math.rsqrt(weights["moving_variance"] + layer.epsilon)
+        scale *= weights.get("gamma", 1.0)
+        return scale, weights.get("beta", 0.0) - weights["moving_mean"] * scale
 
     def logits(self, x: tf.Tensor, layer: str) -> tf.Tensor:
         """The last dense layer, always float32: [B, H] -> [B, C]."""

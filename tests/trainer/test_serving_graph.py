@@ -17,7 +17,7 @@ from espalier.errors import ConfigError
 from espalier.serving.predictor import Predictor
 from espalier.trainer import hardware, proof, warmup
 from espalier.trainer.compression.job import kernels
-from espalier.trainer.families import bert
+from espalier.trainer.families import bert, inception, resnet
 from espalier.trainer.serving_graph import Ops, Weights, calibrated, keras_graph
 
 LENGTH = 24
@@ -203,7 +203,7 @@ def test_a_graph_that_differs_is_not_served(
         right = bert.serving_graph(settings, ops, layers)
         return lambda given: right(given) + fault
 
-    family = SimpleNamespace(serving_graph=wrong)
+    family = SimpleNamespace(serving_graph=wrong, SERVED=["any"])
     found = proof.served(family, settings, Weights(model), "any", rows, rows)
     assert found.facts["kind"] == "keras" and "not the serving graph" in found.facts["verdict"]
     given = features(texts([5]), False)
@@ -292,13 +292,44 @@ def test_what_is_lacking_is_said(cpu: Callable[..., None], monkeypatch: pytest.M
 
 
 def test_the_arithmetic_is_chosen_or_refused(cpu: Callable[..., None]) -> None:
+    every = bert.SERVED
     cpu("avx2")
-    assert hardware.choose("any") == hardware.choose("auto") == "any"
+    assert hardware.choose("any", every) == hardware.choose("auto", every) == "any"
     for wanted in ("bf16", "int8"):
         with pytest.raises(ConfigError, match=f"export.cpu is {wanted}, and this machine lacks"):
-            hardware.choose(wanted)
+            hardware.choose(wanted, every)
     cpu("avx512_bf16", "avx512_vnni")
-    assert hardware.choose("auto") == "bf16" and hardware.choose("int8") == "int8"
+    assert hardware.choose("auto", every) == "bf16" and hardware.choose("int8", every) == "int8"
+    assert hardware.choose("auto", ["any"]) == "any"
+    with pytest.raises(ConfigError, match="exported for any, bf16, or auto"):
+        hardware.choose("int8", resnet.SERVED)
+
+
+# --- pictures -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("family", "start"),
+    [(resnet, "resnet20"), (resnet, "resnet50"), (resnet, "resnet50v2"), (inception, "")],
+)
+def test_folded_norms_give_the_same_answers(family: Any, start: str) -> None:
+    size = {"resnet20": 16, "": 75}.get(start, 32)
+    settings = family.Settings(size=size, **({"start": start} if start else {}))
+    keras.utils.set_random_seed(1)
+    means = ([120.0] * 3, [60.0] * 3)
+    model = family.unroll(settings, 4, means if start == "resnet20" else None)
+    random = np.random.default_rng(0)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.set_weights([random.uniform(0.5, 1.5, w.shape) for w in layer.get_weights()])
+    weights = Weights(model, dict.fromkeys(list(kernels(model))[1:3], "int8"))
+    given = {"image": tf.constant(random.uniform(0, 255, (3, size, size, 3)), tf.float32)}
+    exact = proof._function(keras_graph(weights))(given)
+    lean = proof._function(family.serving_graph(settings, Ops(weights)))(given)
+    np.testing.assert_allclose(lean, exact, atol=1e-4 * max(1, np.abs(exact).max()))
+    if CAN_BF16:
+        near = proof._function(family.serving_graph(settings, Ops(Weights(model), "bf16", DTYPE)))
+        assert 0 < np.abs(near(given) - exact).max() < 0.1 * np.abs(exact).max()
 
 
 def test_a_predictor_says_what_is_lacking(tmp_path: Path, cpu: Callable[..., None]) -> None:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 FEATURE_KIND = "text"
 SEQUENCE_FEATURES = ("token_ids", "segment_ids")
 AFTER_TRANSFORM = ("dropout",)
+SERVED = ("any", "bf16", "int8")
 # What pruning and clustering leave alone: small, and costly to touch.
 SPARED = ("position_embedding", "segment_embedding", "logits")
 LAYER = re.compile(r"(transformer_layer_)(\d+)(_.*)")  # the middle counts the layers, from 0

@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
 FEATURE_KIND = "image"
 SEQUENCE_FEATURES = ()
-AFTER_TRANSFORM = images.AFTER_TRANSFORM
+AFTER_TRANSFORM, SERVED = images.AFTER_TRANSFORM, images.SERVED
 check, fingerprint, pixel_shapes = images.check, images.fingerprint, images.pixel_shapes
 preprocess, learned = images.preprocess, images.learned
-adopt, hints = images.adopt, images.hints
+adopt, hints, serving_graph = images.adopt, images.hints, images.serving_graph
 SPARED = ("conv2d", "logits")
 LAYER = None  # its blocks differ: no student has fewer of them
 _BLOCKS = 11

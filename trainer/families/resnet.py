@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 FEATURE_KIND = "image"
 SEQUENCE_FEATURES = ()
-AFTER_TRANSFORM = images.AFTER_TRANSFORM
+AFTER_TRANSFORM, SERVED = images.AFTER_TRANSFORM, images.SERVED
 check, fingerprint, pixel_shapes = images.check, images.fingerprint, images.pixel_shapes
 preprocess, learned = images.preprocess, images.learned
-adopt, hints = images.adopt, images.hints
+adopt, hints, serving_graph = images.adopt, images.hints, images.serving_graph
 SPARED = ("stem_conv", "conv1_conv", "logits")
 LAYER = re.compile(r"(stage\d_block|conv\d_block)(\d+)(_.*)")
 
