@@ -33,7 +33,10 @@ class Worker:
     def hear(self) -> dict[str, Any]:
         """Wait for its answer."""
         assert self._process.stdout
-        found: dict[str, Any] = json.loads(self._process.stdout.readline())
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"a worker ended: {' '.join(map(str, self._process.args))}")
+        found: dict[str, Any] = json.loads(line)
         return found
 
     def labels(self) -> list[int]:
@@ -51,7 +54,7 @@ class Worker:
 def in_turn(
     workers: Mapping[str, Sequence[Worker]], size: int, rounds: int, calls: int
 ) -> dict[str, float]:
-    """Milliseconds a call by name: the median of the clients' medians over the rounds.
+    """Milliseconds a call by name: the median over the rounds of the clients' mean.
 
     Args:
         workers: by the model's name, as many as there are clients; they are asked at once.

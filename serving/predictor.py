@@ -1,6 +1,5 @@
 """Prediction in this process from a pushed version; needs TensorFlow and TensorFlow Text only."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +7,7 @@ from typing import Any
 
 from ..errors import ConfigError, reason
 from ..trainer import hardware
-
-_DESCRIPTION = Path("assets.extra", "espalier.json")
+from ..trainer.export import describe_any
 
 
 @dataclass(frozen=True)
@@ -110,11 +108,8 @@ class Predictor:
 
 def _check_machine(version: Path) -> None:
     """Say what is missing: oneDNN would end the process."""
-    try:
-        graph = json.loads((version / _DESCRIPTION).read_text(encoding="utf-8"))["graph"]
-    except (OSError, ValueError, KeyError):
-        return  # not ours, or older than this: it needs nothing
-    if lacks := hardware.lacking(graph["needs"]):
+    graph = describe_any(str(version)).get("graph", {})
+    if lacks := hardware.lacking(graph.get("needs", [])):
         raise ConfigError(
             f"{version}: this version was exported for CPUs with export.cpu {graph['cpu']}, and "
             f"this machine lacks {lacks}. Serve it elsewhere, or export it with `cpu: any`."

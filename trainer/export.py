@@ -85,7 +85,7 @@ def export(
     spec = transform_output.raw_feature_spec()
     signatures = _Signatures(served.graph, transform, spec, labels, columns, multi_label)
     signatures.add_to(archive)
-    archive.stored = served.weights.tracked  # once they are traced
+    archive.stored = served.weights.tracked  # all of them: the proof has traced the graph
     archive.write_out(path)
     unknown = serving_ops.unknown_ops(path)
     if unknown:

@@ -11,6 +11,7 @@ from typing import Any
 import tensorflow as tf
 import tf_keras as keras
 
+from ..errors import ComponentError
 from .serving_graph import Features, Graph, Ops
 
 _HEAD = ("pooling", "head_dropout", "logits")
@@ -34,6 +35,11 @@ def write(ops: Ops) -> Graph:
             return _Computed(name, (lambda x: x) if done else (lambda x: ops.affine(x, name)))
         if name == "logits":
             return _Computed(name, lambda x: ops.logits(x, name))
+        if layer.weights:
+            raise ComponentError(
+                f"The layer {name} ({type(layer).__name__}) has weights that image_serving does "
+                f"not read. Write it there, or leave serving_graph out of the family."
+            )
         config = layer.get_config()
         config["dtype"] = ops.dtype.name if name in inner else "float32"
         return layer.__class__.from_config(config)
@@ -57,7 +63,8 @@ def _folded(model: keras.Model) -> dict[str, str]:
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             before = layer.inbound_nodes[0].inbound_layers
-            if _is_convolution(before) and len(before.outbound_nodes) == 1:
+            alone = _is_convolution(before) and len(before.outbound_nodes) == 1
+            if alone and before.activation is keras.activations.linear:
                 found[before.name] = layer.name
     return found
 

@@ -143,7 +143,7 @@ def _check_labels(train: Counted, evaluation: Counted, names: list[str]) -> None
 
 def _state_dir(config: dict[str, Any], fn_args: Any) -> Path:
     """A folder that is the same for the same job on the same inputs, in every execution."""
-    job = {k: v for k, v in config.items() if k != "state_dir"}
+    job = {k: v for k, v in config.items() if k not in ("state_dir", "export")}
     key = json.dumps([job, fn_args.train_files, fn_args.transform_output], sort_keys=True)
     return Path(config["state_dir"]) / "training" / hashlib.sha256(key.encode()).hexdigest()[:16]
 

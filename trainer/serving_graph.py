@@ -30,6 +30,7 @@ Ranges = dict[str, tuple[float, float]]  # lowest and highest input, by a dense 
 
 _FUSED = {"gelu": "GeluExact", "gelu_approximate": "GeluApproximate", "relu": "Relu"}
 _LARGEST = 127
+_NARROWEST = 0.01  # QuantizeV2's ensure_minimum_range
 
 
 class Weights:
@@ -209,20 +210,21 @@ class Ops:
         layers = [layer, *([norm] if norm else [])]
         y = tf.nn.conv2d(
             tf.cast(x, self.dtype),
-            self._weights.once((layer, "kernel"), kernel, layers),
+            self._weights.once((layer, "kernel", self.dtype), kernel, layers),
             found.strides,
             found.padding.upper(),
             dilations=found.dilation_rate,
         )
-        y = tf.nn.bias_add(y, self._weights.once((layer, "bias"), bias, layers))
+        y = tf.nn.bias_add(y, self._weights.once((layer, "bias", self.dtype), bias, layers))
         return found.activation(y)
 
     def affine(self, x: tf.Tensor, norm: str) -> tf.Tensor:
         """A batch norm by itself, over the last axis."""
 
         def once(place: int) -> tf.Tensor:
+            key = (norm, place, self.dtype)
             return self._weights.once(
-                (norm, place), lambda: tf.cast(self._affine(norm)[place], self.dtype), [norm]
+                key, lambda: tf.cast(self._affine(norm)[place], self.dtype), [norm]
             )
 
         scale, offset = once(0), once(1)
@@ -249,7 +251,7 @@ class Ops:
 
         def join(place: int) -> tf.Tensor:
             return weights.once(
-                (*layers, place, self.dtype),
+                (*layers, *scales, place, self.dtype),
                 lambda: tf.cast(self._join(layers, scales, place), self.dtype),
                 layers,
             )
@@ -271,6 +273,7 @@ class Ops:
         bias is float32, in TensorFlow 2.16.2.
         """
         low, high = self._ranges[layers[0]]
+        high = max(high, low + _NARROWEST * max(1.0, -low, high))  # as QuantizeV2 widens it
         with tf.init_scope():
             largest = float(tf.reduce_max(tf.abs(self._join(layers, scales, 0)))) or 1.0
         step = largest / _LARGEST
@@ -282,7 +285,7 @@ class Ops:
             added = low * tf.reduce_sum(tf.cast(kernel(), tf.float32) * step, axis=0)
             return self._join(layers, scales, 1) + added
 
-        key = tuple(layers)
+        key = (*layers, *scales)
         w = tf.bitcast(self._weights.once((key, "int8"), kernel, layers), tf.qint8)
         b = self._weights.once((key, "bias"), bias, layers)
         a = tf.raw_ops.QuantizeV2(

@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from ...trainer import hardware
@@ -80,8 +82,11 @@ def check_serving(
             size_bytes=size,
             unknown_ops=unknown,
         )
-    multi_label = bool(facts.get("multi_label"))
-    outcome = run_probe(model, rows, inputs, timeout, multi_label)
+    kind = {
+        "multi_label": bool(facts.get("multi_label")),
+        "fewer_bits": bool(facts.get("graph", {}).get("needs")),
+    }
+    outcome = run_probe(model, rows, inputs, timeout, kind)
     failures = outcome.pop("failures")
     if failures:
         return _refused(" ".join(failures), size_bytes=size, failures=failures, measured=outcome)
@@ -95,7 +100,7 @@ def run_probe(
     rows: list[bytes],
     inputs: dict[str, str],
     timeout: float,
-    multi_label: bool = False,
+    kind: Mapping[str, bool] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Runs the probe; returns what it measured, and `failures`: sentences, empty if all is well."""
     with tempfile.TemporaryDirectory(prefix="espalier-probe-") as folder:
@@ -106,7 +111,7 @@ def run_probe(
             "model": model,
             "rows": encoded,
             "inputs": inputs,
-            "multi_label": multi_label,
+            **kind,
         }
         with open(request, "w", encoding="utf-8") as file:
             json.dump(content, file)

@@ -63,6 +63,7 @@ def image_config(folder: Path, **changes: Any) -> Config:
             "epochs": 6, "batch_size": 16, "optimizer": "sgd", "learning_rate": 0.05,
             "precision": "float32", "augment": {"flip": True, "crop": 0.1},
         },
+        "export": {"cpu": "auto"},
         "evaluate": {"metrics": ["accuracy", "f1", "auc"], "at_least": {"accuracy": 0.6}},
         "push": {"to": f"{folder}/models"},
         "runs": f"{folder}/runs",

@@ -50,6 +50,35 @@ def test_the_pushed_model_answers_raw_strings_without_espalier(first_run: RunRes
     assert json.loads(done.stdout) == ["positive", "negative"]
 
 
+WARM_UP = """
+import sys, tensorflow as tf, tensorflow_text
+from tensorflow_serving.apis import prediction_log_pb2
+model = tf.saved_model.load(sys.argv[1])
+for record in tf.data.TFRecordDataset(sys.argv[1] + "/assets.extra/tf_serving_warmup_requests"):
+    request = prediction_log_pb2.PredictionLog.FromString(record.numpy()).predict_log.request
+    serve = model.signatures[request.model_spec.signature_name]
+    answer = serve(**{k: tf.constant(tf.make_ndarray(v)) for k, v in request.inputs.items()})
+    print(len(answer["label"]))
+"""
+
+
+def test_the_version_answers_its_own_warm_up_requests(first_run: RunResult) -> None:
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", WARM_UP, str(first_run.pushed)],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["1"] * 3 + ["32"] * 3
+
+
+def test_the_serving_graph_was_proven(first_run: RunResult) -> None:
+    assert re.fullmatch(
+        r"The serving graph for any: (\d+) of \1 rows are answered alike, logits differ by \S+ at "
+        r"most.",
+        first_run.graph,
+    )
+
+
 def test_predictor_agrees_with_the_serving_check(first_run: RunResult) -> None:
     row = first_run.predictions[0]
     (prediction,) = Predictor(str(first_run.pushed)).predict([row["text"]])

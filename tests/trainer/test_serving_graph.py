@@ -182,12 +182,16 @@ def test_the_proof_is_kept_beside_the_graph(make: Callable[..., Any], tmp_path: 
     rows = sources(tmp_path, [5, 9, 24, 2] * 10)
     found = proof.served(bert, settings, Weights(model), "any", rows, rows)
     assert (found.facts["kind"], found.facts["cpu"], found.facts["needs"]) == ("lean", "any", [])
-    assert found.facts["proof"]["rows"] == 40 and found.facts["proof"]["agreement"] == 1
+    # 40 rows together, 16 of them alone as well.
+    assert found.facts["proof"]["rows"] == found.facts["proof"]["alike"] == 56
     assert 0 <= found.facts["proof"]["difference"] < 1e-4
-    assert "40 rows" in found.facts["verdict"]
+    assert "56 of 56 rows" in found.facts["verdict"]
     json.dumps(found.facts)
     if CAN_INT8:
         found = proof.served(bert, settings, Weights(model), "int8", rows, rows)
+        if found.facts["kind"] == "lean":  # what Keras' graph or the calibration read stays out
+            loaded = [one.read() for one in found.weights.tracked[0]]
+            assert {one.dtype for one in loaded if one.shape.rank == 2} == {tf.int8}
         lean = found.facts["kind"] == "lean"  # random weights answer by a hair's breadth
         assert lean == ("transformer_layer_0_query" in found.facts.get("ranges", {}))
 
@@ -368,3 +372,29 @@ def test_warm_up_records_are_what_tensorflow_serving_reads(
         if shapes:
             assert tf.io.decode_png(arrays[0][0]).shape == (9, 7, 3)
     assert len(records) == count and sizes == {1, 32}
+
+
+def facts(**changes: Any) -> dict[str, Any]:
+    return {"rows": 200, "difference": 0.001, "largest_logit": 1.0, "alike": 200,
+            "right": [190, 190], **changes}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "cpu", "why"),
+    [
+        ({"difference": None}, "any", "no numbers"),
+        ({}, "any", "logits differ by 0.001, 0.0001 is allowed"),
+        ({}, "bf16", ""),
+        ({"right": [190, 189]}, "bf16", ""),  # one row
+        ({"right": [190, 188]}, "bf16", "2 of 200 rows less right, 1 are allowed"),
+        ({"alike": 198}, "bf16", ""),
+        ({"alike": 197}, "bf16", "3 of 200 rows otherwise, 2 are allowed"),
+        ({"difference": 0.2}, "bf16", "logits differ"),
+        ({"alike": 180, "right": [190, 188], "difference": 0.4}, "int8", ""),
+        ({"alike": 179}, "int8", "21 of 200 rows otherwise, 20 are allowed"),
+        ({"right": [3, 2], "rows": 3, "alike": 2}, "bf16", ""),
+    ],
+)
+def test_the_bounds_of_the_proof(changes: dict[str, Any], cpu: str, why: str) -> None:
+    said = proof._fault(facts(**changes), cpu)
+    assert (said == "") if why == "" else (why in said)

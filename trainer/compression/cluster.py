@@ -85,6 +85,8 @@ def kmeans(values: "np.ndarray", clusters: int) -> "np.ndarray":
     if is_sparse(values):
         return np.append(kmeans(values[values != 0], clusters - 1), np.float32(0))
     flat = values.ravel()
+    if not flat.size:
+        return np.zeros(clusters, np.float32)
     centroids = np.quantile(flat, (np.arange(clusters) + 0.5) / clusters)
     for _ in range(_ROUNDS):
         places = nearest(centroids, flat)

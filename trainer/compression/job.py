@@ -68,7 +68,7 @@ class Job:
         folder: scratch, in which a killed run finds what it had.
         deadline: `time.monotonic()` at which steps end, or None.
         share: of an epoch's batches that are trained on, to try a recipe out.
-        teacher: the trained model, from which every step learns.
+        teacher: the trained model, from which students, pruning and clustering learn.
     """
 
     family: ModuleType

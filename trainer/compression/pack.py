@@ -9,13 +9,10 @@ stock ones.
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
-
-if TYPE_CHECKING:
-    pass
 
 FORMATS = ("int8", "float16", "bfloat16")
 _LARGEST = 127  # symmetric: -128 is not used, and 0 stays 0

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .. import hardware
 from ..export import COMPRESSION, Columns, export
 from ..input import Source, label_counts
 from ..proof import served
@@ -39,10 +40,12 @@ class Surroundings:
 def prepare(given: Surroundings) -> tuple[Job, Candidate, Export]:
     """The job, the trained model unrolled, and the writer of SavedModels.
 
-    Raises ConfigError if the version cannot be rebuilt.
+    Raises ConfigError if the version cannot be rebuilt, or this machine cannot compute its graph.
     """
     restored = restore(str(given.version), given.transform_graph)
     family, settings = restored.family, restored.settings
+    # Before anything is trained: each candidate is exported as the trained model was.
+    hardware.choose(restored.facts["graph"]["wanted"], getattr(family, "SERVED", ["any"]))
     spec = restored.transform.transformed_feature_spec()
     classes = len(restored.facts["labels"])
 
@@ -84,7 +87,7 @@ def _exporter(restored: Restored, job: Job) -> Export:
             restored.family,
             restored.settings,
             Weights(candidate.model, candidate.formats),
-            restored.facts["graph"]["cpu"],
+            restored.facts["graph"]["wanted"],
             job.source,
             job.evaluation,
             layers=candidate.layers,

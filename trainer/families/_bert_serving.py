@@ -114,7 +114,9 @@ def _layer(ops: Ops, x: tf.Tensor, rows: _Rows, name: str, plan: "Plan") -> tf.T
     """One transformer layer: (N, H) -> (N, H)."""
     size = plan.hidden // plan.heads
     parts = [f"{name}_{part}" for part in ("query", "key", "value")]
-    y = ops.dense(x, parts, scales=(size**-0.5, 1.0, 1.0))  # (N, 3 * H)
+    # Attention divides by the square root of the size: half by query's weights, half by key's,
+    # so that in int8, where all three have one scale, neither becomes coarse.
+    y = ops.dense(x, parts, scales=(size**-0.25, size**-0.25, 1.0))  # (N, 3 * H)
     y = tf.gather(tf.reshape(y, [-1, size]), rows.spread)  # (3, B, heads, T, size)
     scores = tf.matmul(y[0], y[1], transpose_b=True) + tf.cast(rows.bias, ops.dtype)
     y = tf.matmul(tf.nn.softmax(scores), y[2])  # (B, heads, T, size)

@@ -6,8 +6,8 @@ folder, from a Keras preset, or are drawn anew.
 
 This module is the pattern for a family. It can be imported without TensorFlow and holds
 `FEATURE_KIND`, `SEQUENCE_FEATURES`, `AFTER_TRANSFORM`, `Settings`, `check`, `fingerprint`,
-`depth`, `pixel_shapes`, `preprocess`, `learned`, `build` and `freeze`; for exports `unroll`,
-`adopt` and `serving_graph`; for the Compressor `SPARED`, `LAYER`, `blocks` and `hints`.
+`depth`, `pixel_shapes`, `preprocess`, `learned`, `build` and `freeze`; for exports `SERVED`,
+`unroll`, `adopt` and `serving_graph`; for the Compressor `SPARED`, `LAYER`, `blocks` and `hints`.
 """
 
 import hashlib
