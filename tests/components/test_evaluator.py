@@ -10,6 +10,7 @@ from sklearn import metrics as sklearn_metrics
 
 from espalier.components.evaluator import executor, metrics
 from espalier.components.evaluator.metrics import Measured
+from espalier.trainer import hardware
 
 LIMITS = {
     "metrics": ["accuracy", "loss"],
@@ -140,6 +141,16 @@ def test_a_baseline_with_other_labels_cannot_be_compared(tmp_path: Any) -> None:
 def test_a_baseline_that_is_gone_is_said_and_does_not_crash(tmp_path: Any) -> None:
     gone = [SimpleNamespace(uri=str(tmp_path / "gone"))]
     assert "gone or broken" in executor._obstacle({"labels": []}, gone)
+
+
+def test_a_baseline_for_another_machine_is_not_loaded(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hardware, "_cpu_flags", lambda: {"avx2"})
+    graph = {"cpu": "bf16", "needs": [hardware.BFLOAT16]}
+    sentence = executor._obstacle({"labels": []}, baseline_with(tmp_path, labels=[], graph=graph))
+    assert "export.cpu bf16, and this machine lacks bfloat16 products" in sentence
+    assert "--accept" in sentence
 
 
 def test_an_equal_baseline_is_no_obstacle(tmp_path: Any) -> None:
