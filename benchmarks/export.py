@@ -31,7 +31,7 @@ from espalier.trainer.restore import Restored, restore
 from espalier.trainer.serving_graph import Served, Weights
 
 # (title, threads, clients)
-CASES = (("1 client, 2 threads", 2, 1), ("1 client, 1 thread", 1, 1), ("2 clients, 1 thread", 1, 2))
+CASES = (("1 client, 2 threads", 2, 1), ("2 clients, 1 thread each", 1, 2))
 PADDED, TIGHT = "ORT int8, padded", "ORT int8, tight"
 ONNX = (
     ("ORT fp32, padded", "fp32.onnx", "max_length"),
