@@ -55,8 +55,8 @@ RECIPES: dict[str, dict[str, list[dict[str, Any]]]] = {
         "int8 weights": [INT8],
         "best": [
             {"distill": {"layers": 3, "epochs": 3, "learning_rate": 2e-4}},
-            {"prune": {"sparsity": 0.6, "epochs": 2}},
-            {"cluster": {"clusters": 14, "learning_rate": 2e-5}},
+            {"prune": {"sparsity": 0.65, "epochs": 2}},
+            {"cluster": {"clusters": 13, "learning_rate": 2e-5}},
             INT8,
         ],
     },
