@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .. import cpu
 from ..components.faults import Faults, listed
 from ..components.names import split_of
 from ..errors import ConfigError
@@ -87,13 +88,13 @@ def check(config: "Config", progress: Callable[[str], None] | None = None) -> Da
     Raises:
         ConfigError, CheckpointError, DataError: one message that says every fault found.
     """
-    from ..trainer import families, hardware
+    from ..trainer import families
 
     data = config.data
     if data.schema_file:
         _check_schema(Path(data.schema_file))
     family = families.load(config.model.family)
-    hardware.choose(config.export.cpu, getattr(family, "SERVED", ["any"]))
+    cpu.choose(config.export.cpu, getattr(family, "SERVED", ["any"]))
     family.check(config.model, progress)
     _check_freeze(config, family.depth(config.model))
     compression = _check_compress(config)

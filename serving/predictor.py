@@ -1,13 +1,15 @@
 """Prediction in this process from a pushed version; needs TensorFlow and TensorFlow Text only."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import cpu
 from ..errors import ConfigError, reason
-from ..trainer import hardware
-from ..trainer.export import describe_any
+
+_DESCRIPTION = Path("assets.extra", "espalier.json")
 
 
 @dataclass(frozen=True)
@@ -108,8 +110,11 @@ class Predictor:
 
 def _check_machine(version: Path) -> None:
     """Say what is missing: oneDNN would end the process."""
-    graph = describe_any(str(version)).get("graph", {})
-    if lacks := hardware.lacking(graph.get("needs", [])):
+    try:
+        graph = json.loads((version / _DESCRIPTION).read_text(encoding="utf-8"))["graph"]
+    except (OSError, ValueError, KeyError):
+        return  # not ours, or older than this: it needs nothing
+    if lacks := cpu.lacking(graph["needs"]):
         raise ConfigError(
             f"{version}: this version was exported for CPUs with export.cpu {graph['cpu']}, and "
             f"this machine lacks {lacks}. Serve it elsewhere, or export it with `cpu: any`."

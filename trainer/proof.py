@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from . import hardware
+from .. import cpu as cpus
 from .input import Source, batches
 from .serving_graph import (
     Features,
@@ -51,7 +51,7 @@ def served(
     """The graph that a model is exported with.
 
     Its facts: `kind` (lean or keras), `wanted` and `cpu` (what it is), `needs` (see
-    `hardware.lacking`), `proof` (rows, difference of logits, rows answered alike, rows that the
+    `cpu.lacking`), `proof` (rows, difference of logits, rows answered alike, rows that the
     Keras graph and this one have right), `ranges` for int8, and `verdict`, a sentence.
 
     Args:
@@ -64,7 +64,7 @@ def served(
         multi_label: whether labels do not exclude each other.
 
     Raises:
-        ConfigError: see `hardware.choose`.
+        ConfigError: see `cpu.choose`.
     """
     # Each graph has resources of its own: what one does not read shall not be loaded with it.
     bare = Weights(weights.model, weights.formats)
@@ -73,7 +73,7 @@ def served(
     if not hasattr(family, "serving_graph"):
         verdict = f"The Keras graph: {settings.family} has no serving graph of its own."
         return Served(plain, bare, {**facts, "verdict": verdict})
-    wanted, cpu = cpu, hardware.choose(cpu, family.SERVED)
+    wanted, cpu = cpu, cpus.choose(cpu, family.SERVED)
 
     def write(ops: Ops) -> Graph:
         graph: Graph = family.serving_graph(settings, ops, layers)
@@ -85,8 +85,8 @@ def served(
         with tf.device(_CPU):
             own = Weights(weights.model, weights.formats)
             ranges = calibrated(write, own, (features for features, _ in rows))
-    required = hardware.needs(cpu)
-    dtype = tf.bfloat16 if hardware.BFLOAT16 in required else tf.float32
+    required = cpus.needs(cpu)
+    dtype = tf.bfloat16 if cpus.BFLOAT16 in required else tf.float32
     lean = write(Ops(weights, cpu, dtype, ranges))
     with tf.device(_CPU):
         found = _compare(plain, lean, evaluation, multi_label)

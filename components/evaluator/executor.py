@@ -14,7 +14,7 @@ from tfx.dsl.io import fileio
 from tfx.types import artifact_utils, standard_component_specs
 from tfx.utils import io_utils, path_utils
 
-from ...trainer import hardware
+from ... import cpu
 from ...trainer.export import describe
 from . import metrics
 from .metrics import Measured
@@ -105,7 +105,7 @@ def _obstacle(model: dict[str, Any], baseline: list[Any] | None) -> str:
         before = describe(_model_path(baseline))
     except (OSError, ValueError):
         return f"the blessed model's files at {baseline[0].uri} are gone or broken. {accept}"
-    if lacks := hardware.lacking(before.get("graph", {}).get("needs", [])):
+    if lacks := cpu.lacking(before.get("graph", {}).get("needs", [])):
         return (
             f"the blessed model was exported for export.cpu {before['graph']['cpu']}, and this "
             f"machine lacks {lacks}, so it cannot be compared. {accept}"

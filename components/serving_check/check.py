@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from ...trainer import hardware
+from ... import cpu
 
 PROBE = os.path.join(os.path.dirname(__file__), "probe.py")
 TIMEOUT_SECONDS = 300.0
@@ -62,7 +62,7 @@ def check_serving(
     from ...trainer.serving_ops import unknown_ops
 
     facts = describe_any(model)
-    if lacks := hardware.lacking(facts.get("graph", {}).get("needs", [])):
+    if lacks := cpu.lacking(facts.get("graph", {}).get("needs", [])):
         return _refused(
             f"its graph was made for export.cpu {facts['graph']['cpu']}, and this machine lacks "
             f"{lacks}. Check it on a machine like the one that will serve."

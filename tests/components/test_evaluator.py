@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
+from espalier import cpu as machine
 from espalier.components.evaluator import executor, metrics
 from espalier.components.evaluator.metrics import Measured
-from espalier.trainer import hardware
 
 LIMITS = {
     "metrics": ["accuracy", "loss"],
@@ -146,8 +146,8 @@ def test_a_baseline_that_is_gone_is_said_and_does_not_crash(tmp_path: Any) -> No
 def test_a_baseline_for_another_machine_is_not_loaded(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hardware, "_cpu_flags", lambda: {"avx2"})
-    graph = {"cpu": "bf16", "needs": [hardware.BFLOAT16]}
+    monkeypatch.setattr(machine, "_cpu_flags", lambda: {"avx2"})
+    graph = {"cpu": "bf16", "needs": [machine.BFLOAT16]}
     sentence = executor._obstacle({"labels": []}, baseline_with(tmp_path, labels=[], graph=graph))
     assert "export.cpu bf16, and this machine lacks bfloat16 products" in sentence
     assert "--accept" in sentence

@@ -11,10 +11,11 @@ import pytest
 import tensorflow as tf
 from tfx.types import artifact_utils, channel_utils, standard_artifacts
 
+from espalier import cpu as machine
 from espalier.components.serving_check import ServingCheck, check, probe
 from espalier.components.serving_check.executor import Executor, read_rows
 from espalier.errors import ConfigError
-from espalier.trainer import hardware, serving_ops
+from espalier.trainer import serving_ops
 
 LABELS = ["bad", "good"]
 TEXTS = ["good and cheap", "bad", "a good, good bag", "broken after a day"]
@@ -424,12 +425,12 @@ def test_a_machine_without_the_instructions_is_told_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = save(str(tmp_path / "model"))
-    facts = {"graph": {"cpu": "bf16", "needs": [hardware.BFLOAT16], "verdict": "All is well."}}
+    facts = {"graph": {"cpu": "bf16", "needs": [machine.BFLOAT16], "verdict": "All is well."}}
     (tmp_path / "model" / "assets.extra").mkdir()
     (tmp_path / "model" / "assets.extra" / "espalier.json").write_text(json.dumps(facts))
-    monkeypatch.setattr(hardware, "_cpu_flags", lambda: {"avx2"})
+    monkeypatch.setattr(machine, "_cpu_flags", lambda: {"avx2"})
     report = check.check_serving(model, ROWS, ONE)
     assert not report.blessed
     assert "made for export.cpu bf16, and this machine lacks bfloat16 products" in report.verdict
-    monkeypatch.setattr(hardware, "lacking", lambda needs: "")
+    monkeypatch.setattr(machine, "lacking", lambda needs: "")
     assert check.check_serving(model, ROWS, ONE).measured["graph"] == "All is well."

@@ -30,6 +30,7 @@ FACTS: dict[str, Any] = {
     "multi_label": False,
     "model": {"family": "bert"},
     "learned": {},
+    "graph": {"wanted": "any", "cpu": "any", "needs": []},
 }
 
 

@@ -13,16 +13,17 @@ import pytest
 import tensorflow as tf
 import tf_keras as keras
 
+from espalier import cpu as machine
 from espalier.errors import ConfigError
 from espalier.serving.predictor import Predictor
-from espalier.trainer import hardware, proof, warmup
+from espalier.trainer import proof, warmup
 from espalier.trainer.compression.job import kernels
 from espalier.trainer.families import bert, inception, resnet
 from espalier.trainer.serving_graph import Ops, Weights, calibrated, keras_graph
 
 LENGTH = 24
-CAN_BF16 = not hardware.lacking([hardware.BFLOAT16])
-CAN_INT8 = not hardware.lacking([hardware.INT8])
+CAN_BF16 = not machine.lacking([machine.BFLOAT16])
+CAN_INT8 = not machine.lacking([machine.INT8])
 DTYPE = tf.bfloat16 if CAN_BF16 else tf.float32
 
 
@@ -269,7 +270,7 @@ def cpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """`cpu("avx512_vnni")`: a machine with these instructions and nothing set."""
 
     def pretend(*flags: str) -> None:
-        monkeypatch.setattr(hardware, "_cpu_flags", lambda: set(flags))
+        monkeypatch.setattr(machine, "_cpu_flags", lambda: set(flags))
         monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
         monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
 
@@ -277,36 +278,36 @@ def cpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 def test_what_is_lacking_is_said(cpu: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
-    both = [hardware.INT8, hardware.BFLOAT16]
+    both = [machine.INT8, machine.BFLOAT16]
     cpu("avx2")
-    assert hardware.lacking([]) == ""
-    assert "avx512_bf16" in hardware.lacking([hardware.BFLOAT16])
+    assert machine.lacking([]) == ""
+    assert "avx512_bf16" in machine.lacking([machine.BFLOAT16])
     cpu("avx512_vnni")
-    assert hardware.lacking([hardware.INT8]) == "" and hardware.needs("int8") == [hardware.INT8]
-    assert "bfloat16" in hardware.lacking(both)
+    assert machine.lacking([machine.INT8]) == "" and machine.needs("int8") == [machine.INT8]
+    assert "bfloat16" in machine.lacking(both)
     cpu("avx512_vnni", "avx512_bf16")
-    assert hardware.lacking(both) == "" and hardware.needs("int8") == both
+    assert machine.lacking(both) == "" and machine.needs("int8") == both
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_VNNI")
-    assert hardware.lacking([hardware.INT8]) == ""
-    assert "ONEDNN_MAX_CPU_ISA=AVX512_CORE_VNNI" in hardware.lacking([hardware.BFLOAT16])
+    assert machine.lacking([machine.INT8]) == ""
+    assert "ONEDNN_MAX_CPU_ISA=AVX512_CORE_VNNI" in machine.lacking([machine.BFLOAT16])
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "ALL")
-    assert hardware.lacking(both) == ""
+    assert machine.lacking(both) == ""
     monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
-    assert "TF_ENABLE_ONEDNN_OPTS" in hardware.lacking([hardware.INT8])
+    assert "TF_ENABLE_ONEDNN_OPTS" in machine.lacking([machine.INT8])
 
 
 def test_the_arithmetic_is_chosen_or_refused(cpu: Callable[..., None]) -> None:
     every = bert.SERVED
     cpu("avx2")
-    assert hardware.choose("any", every) == hardware.choose("auto", every) == "any"
+    assert machine.choose("any", every) == machine.choose("auto", every) == "any"
     for wanted in ("bf16", "int8"):
         with pytest.raises(ConfigError, match=f"export.cpu is {wanted}, and this machine lacks"):
-            hardware.choose(wanted, every)
+            machine.choose(wanted, every)
     cpu("avx512_bf16", "avx512_vnni")
-    assert hardware.choose("auto", every) == "bf16" and hardware.choose("int8", every) == "int8"
-    assert hardware.choose("auto", ["any"]) == "any"
+    assert machine.choose("auto", every) == "bf16" and machine.choose("int8", every) == "int8"
+    assert machine.choose("auto", ["any"]) == "any"
     with pytest.raises(ConfigError, match="exported for any, bf16, or auto"):
-        hardware.choose("int8", resnet.SERVED)
+        machine.choose("int8", resnet.SERVED)
 
 
 # --- pictures -----------------------------------------------------------------------------------
@@ -340,7 +341,7 @@ def test_a_predictor_says_what_is_lacking(tmp_path: Path, cpu: Callable[..., Non
     cpu("avx2")
     (tmp_path / "saved_model.pb").write_bytes(b"")
     (tmp_path / "assets.extra").mkdir()
-    facts = {"graph": {"cpu": "bf16", "needs": [hardware.BFLOAT16]}}
+    facts = {"graph": {"cpu": "bf16", "needs": [machine.BFLOAT16]}}
     (tmp_path / "assets.extra" / "espalier.json").write_text(json.dumps(facts))
     with pytest.raises(ConfigError, match="export.cpu bf16, and this machine lacks bfloat16"):
         Predictor(tmp_path)

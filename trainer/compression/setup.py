@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import hardware
+from ... import cpu
 from ..export import COMPRESSION, Columns, export
 from ..input import Source, label_counts
 from ..proof import served
@@ -45,7 +45,7 @@ def prepare(given: Surroundings) -> tuple[Job, Candidate, Export]:
     restored = restore(str(given.version), given.transform_graph)
     family, settings = restored.family, restored.settings
     # Before anything is trained: each candidate is exported as the trained model was.
-    hardware.choose(restored.facts["graph"]["wanted"], getattr(family, "SERVED", ["any"]))
+    cpu.choose(restored.facts["graph"]["wanted"], getattr(family, "SERVED", ["any"]))
     spec = restored.transform.transformed_feature_spec()
     classes = len(restored.facts["labels"])
 
