@@ -1,8 +1,9 @@
 """What a serving graph needs of a CPU, and whether this machine has it. Imports no TensorFlow."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from .errors import ConfigError
 
@@ -39,6 +40,19 @@ def lacking(needs: Sequence[str]) -> str:
         if highest in _ISAS and _ISAS.index(highest) < _ISAS.index(least):
             return f"{need}, which ONEDNN_MAX_CPU_ISA={highest} turns off"
     return ""
+
+
+def unfit(description: Mapping[str, Any]) -> str:
+    """That a version was made for machines with more than this one has; empty if it fits.
+
+    oneDNN would end the process that runs it, so this is asked before a version is loaded.
+
+    Args:
+        description: what lies beside the SavedModel; older versions need nothing.
+    """
+    graph = description.get("graph", {})
+    lacks = lacking(graph.get("needs", []))
+    return f"made for export.cpu {graph['cpu']}, and this machine lacks {lacks}" if lacks else ""
 
 
 def choose(wanted: str, possible: Sequence[str]) -> str:

@@ -109,15 +109,14 @@ class Predictor:
 
 
 def _check_machine(version: Path) -> None:
-    """Say what is missing: oneDNN would end the process."""
     try:
-        graph = json.loads((version / _DESCRIPTION).read_text(encoding="utf-8"))["graph"]
-    except (OSError, ValueError, KeyError):
-        return  # not ours, or older than this: it needs nothing
-    if lacks := cpu.lacking(graph["needs"]):
+        description = json.loads((version / _DESCRIPTION).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return  # not ours
+    if unfit := cpu.unfit(description):
         raise ConfigError(
-            f"{version}: this version was exported for CPUs with export.cpu {graph['cpu']}, and "
-            f"this machine lacks {lacks}. Serve it elsewhere, or export it with `cpu: any`."
+            f"{version}: this version was {unfit}. Serve it elsewhere, or export it with "
+            f"`cpu: any`."
         )
 
 

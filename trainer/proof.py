@@ -5,7 +5,7 @@ that differs is not served: the Keras graph takes its place.
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from .. import cpu as cpus
+from .compression.job import compiled
 from .input import Source, batches
 from .serving_graph import (
     Features,
@@ -102,11 +103,11 @@ def served(
 
 def _compare(plain: Graph, lean: Graph, evaluation: Source, multi_label: bool) -> dict[str, Any]:
     """The two graphs' answers to real and to odd rows."""
-    ask, ask_lean = _function(plain), _function(lean)
+    ask, ask_lean = compiled(plain), compiled(lean)
     difference, largest = 0.0, 1.0
     answers: list[list[np.ndarray]] = [[], [], []]
     for features, label in _rows(evaluation):
-        theirs, ours = ask(features), ask_lean(features)
+        theirs, ours = (one(dict(features)).numpy() for one in (ask, ask_lean))
         difference = float(np.maximum(difference, np.abs(theirs - ours).max()))  # keeps a NaN
         largest = max(largest, float(np.abs(theirs).max()))
         if label is not None:
@@ -128,13 +129,6 @@ def _compare(plain: Graph, lean: Graph, evaluation: Source, multi_label: bool) -
         "alike": alike(theirs, ours),
         "right": [alike(theirs, label), alike(ours, label)],
     }
-
-
-def _function(graph: Graph) -> Callable[[Features], np.ndarray]:
-    """As it runs in a server; AutoGraph would rewrite it to no effect."""
-    plain = tf.autograph.experimental.do_not_convert(lambda features: graph(features))
-    function = tf.function(plain, reduce_retracing=True)
-    return lambda features: function(dict(features)).numpy()
 
 
 def _rows(evaluation: Source) -> Iterator[tuple[Features, tf.Tensor | None]]:

@@ -66,25 +66,15 @@ class Weights:
     def read(self, layer: str, place: int = 0) -> tf.Tensor:
         """One weight of a layer, float32, unpacked once."""
         if place == 0 and layer in self._stored:
-            return self.once(layer, lambda: self.value(layer), [layer])
+            return self.once(layer, lambda: self.value(layer))
         return self.value(layer, place)
 
-    def once(
-        self, key: Hashable, compute: Callable[[], tf.Tensor], layers: Iterable[str]
-    ) -> tf.Tensor:
-        """What `compute` makes of the weights of these layers, computed at load."""
+    def once(self, key: Hashable, compute: Callable[[], tf.Tensor]) -> tf.Tensor:
+        """What `compute` makes of some weights' values, computed at load."""
         if key not in self._loaded:
             with tf.init_scope():  # outside of the graph that is being traced
-                self._loaded[key] = Loaded(compute, self._variables(layers))
+                self._loaded[key] = Loaded(compute)
         return self._loaded[key].read()
-
-    def _variables(self, layers: Iterable[str]) -> list[tf.Variable]:
-        found: list[tf.Variable] = []
-        for name in layers:
-            weights = self.model.get_layer(name).weights
-            stored = self._stored.get(name)
-            found += [*stored.variables, *weights[1:]] if stored else weights
-        return found
 
 
 @dataclass(frozen=True)
@@ -186,8 +176,7 @@ class Ops:
         if self._cpu == "int8":
             y = tf.cast(self._dense_int8(x, layers, scales), self.dtype)
         elif self._cpu == "bf16":
-            kernel, bias = self._joined(layers, scales)
-            y = _fused_product(x, kernel, bias, fused)
+            y = _fused_product(x, *self._joined(layers, scales), fused)
             function = None if fused else function
         else:
             kernel, bias = self._joined(layers, scales)
@@ -207,24 +196,22 @@ class Ops:
             scale, offset = self._affine(norm) if norm else (1.0, 0.0)
             return tf.cast(own * scale + offset, self.dtype)
 
-        layers = [layer, *([norm] if norm else [])]
         y = tf.nn.conv2d(
             tf.cast(x, self.dtype),
-            self._weights.once((layer, "kernel", self.dtype), kernel, layers),
+            self._weights.once((layer, "kernel", self.dtype), kernel),
             found.strides,
             found.padding.upper(),
             dilations=found.dilation_rate,
         )
-        y = tf.nn.bias_add(y, self._weights.once((layer, "bias", self.dtype), bias, layers))
+        y = tf.nn.bias_add(y, self._weights.once((layer, "bias", self.dtype), bias))
         return found.activation(y)
 
     def affine(self, x: tf.Tensor, norm: str) -> tf.Tensor:
         """A batch norm by itself, over the last axis."""
 
         def once(place: int) -> tf.Tensor:
-            key = (norm, place, self.dtype)
             return self._weights.once(
-                key, lambda: tf.cast(self._affine(norm)[place], self.dtype), [norm]
+                (norm, place, self.dtype), lambda: tf.cast(self._affine(norm)[place], self.dtype)
             )
 
         scale, offset = once(0), once(1)
@@ -253,7 +240,6 @@ class Ops:
             return weights.once(
                 (*layers, *scales, place, self.dtype),
                 lambda: tf.cast(self._join(layers, scales, place), self.dtype),
-                layers,
             )
 
         return join(0), join(1)
@@ -286,8 +272,8 @@ class Ops:
             return self._join(layers, scales, 1) + added
 
         key = (*layers, *scales)
-        w = tf.bitcast(self._weights.once((key, "int8"), kernel, layers), tf.qint8)
-        b = self._weights.once((key, "bias"), bias, layers)
+        w = tf.bitcast(self._weights.once((key, "int8"), kernel), tf.qint8)
+        b = self._weights.once((key, "bias"), bias)
         a = tf.raw_ops.QuantizeV2(
             input=tf.cast(x, tf.float32), min_range=low, max_range=high, T=tf.quint8
         ).output

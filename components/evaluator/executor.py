@@ -105,11 +105,8 @@ def _obstacle(model: dict[str, Any], baseline: list[Any] | None) -> str:
         before = describe(_model_path(baseline))
     except (OSError, ValueError):
         return f"the blessed model's files at {baseline[0].uri} are gone or broken. {accept}"
-    if lacks := cpu.lacking(before.get("graph", {}).get("needs", [])):
-        return (
-            f"the blessed model was exported for export.cpu {before['graph']['cpu']}, and this "
-            f"machine lacks {lacks}, so it cannot be compared. {accept}"
-        )
+    if unfit := cpu.unfit(before):
+        return f"the blessed model was {unfit}, so it cannot be compared. {accept}"
     for name, words in (("labels", "label set"), ("inputs", "input columns"),
                         ("label_column", "label column"),
                         ("multi_label", "labels a row")):  # fmt: skip

@@ -62,10 +62,9 @@ def check_serving(
     from ...trainer.serving_ops import unknown_ops
 
     facts = describe_any(model)
-    if lacks := cpu.lacking(facts.get("graph", {}).get("needs", [])):
+    if unfit := cpu.unfit(facts):
         return _refused(
-            f"its graph was made for export.cpu {facts['graph']['cpu']}, and this machine lacks "
-            f"{lacks}. Check it on a machine like the one that will serve."
+            f"its graph was {unfit}. Check it on a machine like the one that will serve."
         )
     if not rows:
         columns = " and ".join(map(repr, inputs.values()))

@@ -41,13 +41,18 @@ def test_a_blessed_model_is_pushed(job: Any, first_run: RunResult) -> None:
     assert [c.name for c in first_run.components if c.state != "done"] == []
 
 
-def test_the_pushed_model_answers_raw_strings_without_espalier(first_run: RunResult) -> None:
+def in_a_clean_process(code: str, version: str | None) -> str:
+    """What a process without Espalier prints about a version."""
     done = subprocess.run(
-        [sys.executable, "-I", "-c", CLIENT, str(first_run.pushed)],
-        capture_output=True, text=True,
-    )  # fmt: skip
+        [sys.executable, "-I", "-c", code, str(version)], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == ["positive", "negative"]
+    return done.stdout
+
+
+def test_the_pushed_model_answers_raw_strings_without_espalier(first_run: RunResult) -> None:
+    answer = in_a_clean_process(CLIENT, first_run.pushed)
+    assert json.loads(answer) == ["positive", "negative"]
 
 
 WARM_UP = """
@@ -63,12 +68,8 @@ for record in tf.data.TFRecordDataset(sys.argv[1] + "/assets.extra/tf_serving_wa
 
 
 def test_the_version_answers_its_own_warm_up_requests(first_run: RunResult) -> None:
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", WARM_UP, str(first_run.pushed)],
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["1"] * 3 + ["32"] * 3
+    answer = in_a_clean_process(WARM_UP, first_run.pushed)
+    assert answer.split() == ["1"] * 3 + ["32"] * 3
 
 
 def test_the_serving_graph_was_proven(first_run: RunResult) -> None:

@@ -17,7 +17,7 @@ from espalier import cpu as machine
 from espalier.errors import ConfigError
 from espalier.serving.predictor import Predictor
 from espalier.trainer import proof, warmup
-from espalier.trainer.compression.job import kernels
+from espalier.trainer.compression.job import compiled, kernels
 from espalier.trainer.families import bert, inception, resnet
 from espalier.trainer.serving_graph import Ops, Weights, calibrated, keras_graph
 
@@ -52,6 +52,12 @@ def make(make_bert: Callable[..., Path], tmp_path: Path) -> Callable[..., Any]:
     return build
 
 
+def asked(graph: Any) -> Callable[[Any], np.ndarray]:
+    """features -> logits, as a graph."""
+    function = compiled(graph)
+    return lambda given: function(given).numpy()
+
+
 def features(ids: np.ndarray, pair: bool) -> dict[str, tf.Tensor]:
     found = {"token_ids": tf.constant(ids)}
     if pair:
@@ -72,8 +78,8 @@ def test_it_answers_as_the_keras_model(
 ) -> None:
     settings, model = make(pair, **config)
     weights = Weights(model)
-    lean = proof._function(bert.serving_graph(settings, Ops(weights)))
-    keras_ = proof._function(keras_graph(weights))
+    lean = asked(bert.serving_graph(settings, Ops(weights)))
+    keras_ = asked(keras_graph(weights))
     batches = [[5], [1], [LENGTH], [LENGTH] * 3, [2, 24, 7, 1, 9], list(range(1, 25)) * 14]
     for lengths in batches:
         given = features(texts(lengths), pair)
@@ -84,7 +90,7 @@ def test_it_answers_as_the_keras_model(
 
 def test_odd_batches_have_an_answer(make: Callable[..., Any]) -> None:
     settings, model = make()
-    lean = proof._function(bert.serving_graph(settings, Ops(Weights(model))))
+    lean = asked(bert.serving_graph(settings, Ops(Weights(model))))
     assert lean(features(texts([]), False)).shape == (0, 3)
     padding = lean(features(texts([0, 0]), False))
     assert np.isfinite(padding).all()
@@ -94,7 +100,7 @@ def test_odd_batches_have_an_answer(make: Callable[..., Any]) -> None:
 
 def test_a_thousand_texts_of_full_length(make: Callable[..., Any]) -> None:
     settings, model = make(num_hidden_layers=1)
-    lean = proof._function(bert.serving_graph(settings, Ops(Weights(model))))
+    lean = asked(bert.serving_graph(settings, Ops(Weights(model))))
     ids = texts([LENGTH] * 1000)
     found = lean(features(ids, False))
     np.testing.assert_allclose(found[-2:], lean(features(ids[-2:], False)), atol=1e-5)
@@ -136,8 +142,8 @@ def test_in_fewer_bits_it_is_near(
 
     ranges = calibrated(write, weights, [given])
     assert all(low <= 0 <= high for low, high in ranges.values())
-    exact = proof._function(write(Ops(weights)))(given)
-    near = proof._function(write(Ops(weights, cpu, DTYPE, ranges)))(given)
+    exact = asked(write(Ops(weights)))(given)
+    near = asked(write(Ops(weights, cpu, DTYPE, ranges)))(given)
     off = np.abs(near - exact).max() / np.abs(exact).max()
     assert 0 < off < bound
 
@@ -151,8 +157,8 @@ def test_what_compression_made_is_what_is_read(make: Callable[..., Any]) -> None
     formats = dict.fromkeys(kernels(model), "int8")
     weights = Weights(model, formats)
     given = features(texts([5, 24, 1]), False)
-    lean = proof._function(bert.serving_graph(settings, Ops(weights)))(given)
-    np.testing.assert_allclose(lean, proof._function(keras_graph(weights))(given), atol=2e-5)
+    lean = asked(bert.serving_graph(settings, Ops(weights)))(given)
+    np.testing.assert_allclose(lean, asked(keras_graph(weights))(given), atol=2e-5)
     np.testing.assert_allclose(lean, model(given), atol=0.05)  # but for the head's int8
     assert {v.dtype for stored in weights.tracked[1] for v in stored} == {tf.int8, tf.float32}
 
@@ -258,7 +264,7 @@ def test_any_machine_gives_the_same_answers(
     paths = [str(tmp_path / name) for name in ("saved", "ids.npy", "out.npy")]
     environment = {"PATH": "/usr/bin", "TF_CPP_MIN_LOG_LEVEL": "3", **switch}
     subprocess.run([sys.executable, "-I", "-c", SAVED, *paths], env=environment, check=True)
-    expected = proof._function(keras_graph(weights))(features(ids, False))
+    expected = asked(keras_graph(weights))(features(ids, False))
     np.testing.assert_allclose(np.load(paths[2]), expected, atol=2e-5)
 
 
@@ -329,11 +335,11 @@ def test_folded_norms_give_the_same_answers(family: Any, start: str) -> None:
             layer.set_weights([random.uniform(0.5, 1.5, w.shape) for w in layer.get_weights()])
     weights = Weights(model, dict.fromkeys(list(kernels(model))[1:3], "int8"))
     given = {"image": tf.constant(random.uniform(0, 255, (3, size, size, 3)), tf.float32)}
-    exact = proof._function(keras_graph(weights))(given)
-    lean = proof._function(family.serving_graph(settings, Ops(weights)))(given)
+    exact = asked(keras_graph(weights))(given)
+    lean = asked(family.serving_graph(settings, Ops(weights)))(given)
     np.testing.assert_allclose(lean, exact, atol=1e-4 * max(1, np.abs(exact).max()))
     if CAN_BF16:
-        near = proof._function(family.serving_graph(settings, Ops(Weights(model), "bf16", DTYPE)))
+        near = asked(family.serving_graph(settings, Ops(Weights(model), "bf16", DTYPE)))
         assert 0 < np.abs(near(given) - exact).max() < 0.1 * np.abs(exact).max()
 
 

@@ -199,7 +199,7 @@ def plainly(step: Any) -> Any:
     return run
 
 
-def compiled(model: "keras.Model") -> Any:
+def compiled(model: Callable[[Any], Any]) -> Any:
     """features -> outputs, as a graph; AutoGraph would take seconds to rewrite it as it is."""
     import tensorflow as tf
 

@@ -8,7 +8,7 @@ stock ones.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -49,19 +49,16 @@ class Loaded(tf.saved_model.experimental.TrackableResource):
 
     Args:
         compute: makes it out of variables.
-        variables: those, in an order of their own.
     """
 
-    def __init__(self, compute: Callable[[], tf.Tensor], variables: Sequence[tf.Variable]) -> None:
+    def __init__(self, compute: Callable[[], tf.Tensor]) -> None:
         super().__init__()
         self._compute = compute
         value = compute()
         self._shape, self._dtype = value.shape, value.dtype
-        # Resources of one name are one: two models of a process must not share by chance.
-        digest = hashlib.sha256(tf.io.serialize_tensor(value).numpy())
-        for variable in variables:
-            digest.update(variable.numpy().tobytes())
-        self._name = f"espalier_{digest.hexdigest()}"
+        # Resources of one name are one: two models of a process share what is equal, no more.
+        digest = hashlib.sha256(tf.io.serialize_tensor(value).numpy()).hexdigest()
+        self._name = f"espalier_{digest}"
         self._initialize()  # now, outside of any graph that reads it
 
     def _create_resource(self) -> tf.Tensor:

@@ -45,7 +45,7 @@ def test_two_saved_models_of_one_process_keep_apart(tmp_path: Path) -> None:
             super().__init__()
             stored = pack.Stored(values, "int8")
             self.stored = stored.variables
-            self.loaded = pack.Loaded(stored.value, stored.variables)
+            self.loaded = pack.Loaded(stored.value)
 
         @tf.function(input_signature=[])
         def total(self) -> tf.Tensor:
