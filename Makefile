@@ -29,7 +29,7 @@ COMPILE = .uv/bin/uv pip compile --quiet --generate-hashes --no-emit-index-url -
 	--python-version 3.10
 lock:  ## after a change of pyproject.toml; versions that still fit stay
 	test -x .uv/bin/uv || ./setup.sh
-	$(COMPILE) pyproject.toml -o requirements.lock
+	$(COMPILE) --extra pipeline pyproject.toml -o requirements.lock
 	$(COMPILE) --group dev -c requirements.lock -o requirements-dev.lock
 
 clean:  ## what can be made again; runs/ and models/ stay

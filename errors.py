@@ -18,7 +18,7 @@ def reason(message: str) -> str:
     """The one line of TensorFlow's error messages that says what is wrong."""
     before = message.split("\n\t [[")[0].split(" [Op:")[0]
     lines = [line.strip() for line in before.splitlines() if line.strip()] or ["no reason given"]
-    return re.sub(r"^\{\{.*?\}\}\s*", "", lines[-1])
+    return re.sub(r"^(\{\{.*?\}\}\s*)+", "", lines[-1])
 
 
 class EspalierError(Exception):

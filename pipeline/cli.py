@@ -1,17 +1,16 @@
 """The command line `espalier`. Commands parse, call the library and print; nothing else."""
 
-import functools
-import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from ..errors import ConfigError, EspalierError
+from ..errors import ConfigError
+from ..serving.commands import commands as serving_commands
+from ..terminal import console, errors
 
 app = typer.Typer(
     name="espalier",
@@ -20,8 +19,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-_WIDE = 160  # characters
+app.add_typer(serving_commands)
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The YAML file.")]
 Overrides = Annotated[
@@ -41,33 +39,8 @@ Rows = Annotated[
 ]
 
 
-def _errors(command: Callable[..., None]) -> Callable[..., None]:
-    """Print a user's error as its message alone, and exit with its code."""
-
-    @functools.wraps(command)
-    def wrapped(*args: Any, **options: Any) -> None:
-        try:
-            command(*args, **options)
-        except EspalierError as error:
-            Console(stderr=True).print(
-                f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True
-            )
-            raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
-            Console(stderr=True).print("stopped; the next run goes on from here")
-            raise typer.Exit(130) from None
-
-    return wrapped
-
-
-def _console() -> Console:
-    """Standard output, wide enough for any table where no terminal bounds it."""
-    console = Console()
-    return console if console.is_terminal else Console(width=max(_WIDE, console.width))
-
-
 @app.command()
-@_errors
+@errors
 def run(
     config: ConfigPath,
     set_: Overrides = None,
@@ -100,12 +73,12 @@ def run(
     result = run_config(
         job, runner=runner, from_node=from_node, to_node=to_node, cache=not no_cache, accept=accept
     )
-    show(result, _console())
+    show(result, console())
     raise typer.Exit(result.exit_code)
 
 
 @app.command()
-@_errors
+@errors
 def init(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="A CSV or Parquet file or folder.")],
     output: Annotated[
@@ -130,46 +103,7 @@ def init(
 
 
 @app.command()
-@_errors
-def predict(
-    model: Model,
-    text: Annotated[
-        list[str] | None, typer.Option("--text", help="A text; give it several times for more.")
-    ] = None,
-    text_pair: Annotated[
-        list[str] | None, typer.Option("--pair", help="The second text of a pair, in step.")
-    ] = None,
-    image: Annotated[
-        list[Path] | None, typer.Option("--image", help="A picture's file, for a model of those.")
-    ] = None,
-) -> None:
-    """Predict in this process from the newest pushed version.
-
-    Texts come from --text or, a line each, from stdin; pictures from --image.
-    """
-    from rich.table import Table
-
-    from ..serving.predictor import Predictor
-    from .progress import quiet
-
-    rows: list[Any] = [*(image or text or [])]
-    with quiet(Path(os.devnull)):  # TensorFlow greets with a dozen lines
-        predictor = Predictor(model)
-        if predictor.takes_images != bool(image):
-            wanted = "--image FILE" if predictor.takes_images else "--text TEXT"
-            raise ConfigError(f"{model}: give what this model reads, with {wanted}.")
-        rows = rows or [line.rstrip("\n") for line in sys.stdin]
-        predictions = predictor.predict(rows, text_pair)
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("image" if image else "text", "label", "score"):
-        table.add_column(name, justify="right" if name == "score" else "left")
-    for one, prediction in zip(rows, predictions, strict=True):
-        table.add_row(escape(str(one)), escape(prediction.label), f"{prediction.score:.4f}")
-    Console().print(table)
-
-
-@app.command()
-@_errors
+@errors
 def lineage(
     config: ConfigPath,
     version: Annotated[
@@ -185,7 +119,7 @@ def lineage(
 
 
 @app.command()
-@_errors
+@errors
 def compress(
     model: Model,
     recipe: Annotated[
@@ -210,17 +144,17 @@ def compress(
     from .results import compression_table
 
     done = work(model, recipe, data, to)
-    console = _console()
-    console.print(compression_table(done.report))
-    console.print(f"\n{escape(done.report['verdict'])}", highlight=False, soft_wrap=True)
+    screen = console()
+    screen.print(compression_table(done.report))
+    screen.print(f"\n{escape(done.report['verdict'])}", highlight=False, soft_wrap=True)
     words = "[green]published[/]:" if done.kept else "[red]not published[/]; the best candidate is"
-    console.print(f"{words} {escape(str(done.version))}", highlight=False, soft_wrap=True)
-    console.print(f"report: {escape(str(done.work / 'report.json'))}", highlight=False)
+    screen.print(f"{words} {escape(str(done.version))}", highlight=False, soft_wrap=True)
+    screen.print(f"report: {escape(str(done.work / 'report.json'))}", highlight=False)
     raise typer.Exit(done.exit_code)
 
 
 @app.command()
-@_errors
+@errors
 def sensitivity(
     model: Model,
     data: Rows,
@@ -243,13 +177,13 @@ def sensitivity(
 
     charts.check_picture(output)
     found = work(model, data, recipe)
-    _console().print(charts.sensitivity_table(found))
+    console().print(charts.sensitivity_table(found))
     charts.sensitivity_picture(found, output)
     Console().print(f"\npicture: {escape(str(output))}", highlight=False, soft_wrap=True)
 
 
 @app.command()
-@_errors
+@errors
 def recipes(
     model: Model,
     data: Rows,
@@ -279,7 +213,7 @@ def recipes(
     picture = output.with_suffix(".svg")
     charts.check_picture(picture)
     found = work(model, data, recipe, time_limit)
-    _console().print(charts.recipes_table(found))
+    console().print(charts.recipes_table(found))
     write_recipe(found, output)
     charts.recipes_picture(found, model.resolve().name, picture)
     Console().print(

@@ -108,12 +108,17 @@ class Predictor:
         ]
 
 
-def _check_machine(version: Path) -> None:
+def description(version: Path) -> dict[str, Any]:
+    """What the export says of a version; empty if it is not ours."""
     try:
-        description = json.loads((version / _DESCRIPTION).read_text(encoding="utf-8"))
+        found = json.loads((version / _DESCRIPTION).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return  # not ours
-    if unfit := cpu.unfit(description):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _check_machine(version: Path) -> None:
+    if unfit := cpu.unfit(description(version)):
         raise ConfigError(
             f"{version}: this version was {unfit}. Serve it elsewhere, or export it with "
             f"`cpu: any`."

@@ -1,0 +1,289 @@
+"""The commands of serving: `serve`, `predict`, `smoke`, `load`. They parse, call and print."""
+
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ..errors import ConfigError
+from ..terminal import console, errors
+
+commands = typer.Typer()
+
+# TensorFlow Serving takes --flag, --flag=true and --flag=false.
+_FLAGS = ("true", "false", "1", "0")
+
+
+def _on(value: str | None) -> bool:
+    return value in ("true", "1")
+
+
+def _flag(name: str, words: str) -> Any:
+    return typer.Option(f"--{name}", help=words, is_flag=False, flag_value="true", metavar="BOOL")
+
+
+@commands.command()
+@errors
+def serve(
+    model_dir: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="MODEL_DIR", help="Folders of versions; each serves by its name."),
+    ] = None,
+    port: Annotated[int, typer.Option(help="For gRPC; 0 opens none.")] = 8500,
+    rest_api_port: Annotated[
+        int, typer.Option("--rest_api_port", "--rest-port", help="For REST; 0 opens none.")
+    ] = 8501,
+    host: Annotated[str, typer.Option(help="The address to listen at.")] = "0.0.0.0",
+    model_name: Annotated[
+        str | None, typer.Option("--model_name", help="Of a single model; else its folder's name.")
+    ] = None,
+    model_base_path: Annotated[
+        Path | None, typer.Option("--model_base_path", help="The same as one MODEL_DIR.")
+    ] = None,
+    model_config_file: Annotated[
+        Path | None,
+        typer.Option("--model_config_file", help="A ModelServerConfig: several models, versions."),
+    ] = None,
+    model_config_file_poll_wait_seconds: Annotated[
+        float,
+        typer.Option("--model_config_file_poll_wait_seconds", help="0 reads it only once."),
+    ] = 0,
+    file_system_poll_wait_seconds: Annotated[
+        float, typer.Option("--file_system_poll_wait_seconds", help="Between looks for versions.")
+    ] = 1,
+    max_num_load_retries: Annotated[
+        int, typer.Option("--max_num_load_retries", help="Of a version that cannot be loaded.")
+    ] = 5,
+    load_retry_interval_micros: Annotated[
+        int, typer.Option("--load_retry_interval_micros", help="Between those.")
+    ] = 60_000_000,
+    allow_version_labels_for_unavailable_models: Annotated[
+        str,
+        _flag("allow_version_labels_for_unavailable_models", "Labels for what comes later."),
+    ] = "false",
+    enable_batching: Annotated[
+        str, _flag("enable_batching", "Compute requests together that wait together.")
+    ] = "false",
+    batching_parameters_file: Annotated[
+        Path | None, typer.Option("--batching_parameters_file", help="BatchingParameters.")
+    ] = None,
+    enable_per_model_batching_parameters: Annotated[
+        str,
+        _flag(
+            "enable_per_model_batching_parameters", "Read batching_params.pbtxt of each version."
+        ),
+    ] = "false",
+    tensorflow_intra_op_parallelism: Annotated[
+        int,
+        typer.Option(
+            "--tensorflow_intra_op_parallelism",
+            help="Threads for one op; 0: all cores, 1: the most requests a second.",
+        ),
+    ] = 0,
+    tensorflow_inter_op_parallelism: Annotated[
+        int,
+        typer.Option(
+            "--tensorflow_inter_op_parallelism", help="Ops at once; -1: the request's own thread."
+        ),
+    ] = -1,
+    saved_model_tags: Annotated[
+        str, typer.Option("--saved_model_tags", help="Tags of the graph, with commas between.")
+    ] = "serve",
+    enable_model_warmup: Annotated[
+        str, _flag("enable_model_warmup", "Send a version its warm-up requests first.")
+    ] = "true",
+    num_request_iterations_for_warmup: Annotated[
+        int, typer.Option("--num_request_iterations_for_warmup", help="How often each.")
+    ] = 1,
+    prefer_tflite_model: Annotated[
+        str, _flag("prefer_tflite_model", "Serve model.tflite of versions that have one.")
+    ] = "false",
+    num_tflite_interpreters_per_pool: Annotated[
+        int, typer.Option("--num_tflite_interpreters_per_pool", help="As many pools as CPUs.")
+    ] = 1,
+    enable_serialization_as_tensor_content: Annotated[
+        str, _flag("enable_serialization_as_tensor_content", "Answers as bytes; faster.")
+    ] = "false",
+    rest_api_num_threads: Annotated[
+        int | None, typer.Option("--rest_api_num_threads", help="4 for each CPU if left out.")
+    ] = None,
+    rest_api_timeout_in_ms: Annotated[
+        int, typer.Option("--rest_api_timeout_in_ms", help="For a REST call.")
+    ] = 30_000,
+    rest_api_enable_cors_support: Annotated[
+        str, _flag("rest_api_enable_cors_support", "Let pages of other origins call.")
+    ] = "false",
+    grpc_max_threads: Annotated[
+        int | None,
+        typer.Option("--grpc_max_threads", help="Calls at once: 4 for each CPU, 64 with batching."),
+    ] = None,
+    grpc_socket_path: Annotated[
+        str, typer.Option("--grpc_socket_path", help="A UNIX socket to listen at too.")
+    ] = "",
+    grpc_channel_arguments: Annotated[
+        str,
+        typer.Option("--grpc_channel_arguments", help="grpc.max_connection_age_ms=2000,..."),
+    ] = "",
+    max_message_bytes: Annotated[
+        int, typer.Option("--max_message_bytes", help="Of a request; larger ones are refused.")
+    ] = 64 * 2**20,
+    ssl_config_file: Annotated[
+        Path | None, typer.Option("--ssl_config_file", help="An SSLConfig, for both ports.")
+    ] = None,
+    monitoring_config_file: Annotated[
+        Path | None,
+        typer.Option("--monitoring_config_file", help="A MonitoringConfig."),
+    ] = None,
+    api_token_file: Annotated[
+        Path | None,
+        typer.Option("--api_token_file", "--api-token-file", help="Callers must show this token."),
+    ] = None,
+    request_log: Annotated[
+        str,
+        typer.Option(
+            "--request_log",
+            "--request-log",
+            metavar="PREFIX",
+            help="Write a sample of requests to PREFIX-*.tfrecord.",
+        ),
+    ] = "",
+    request_log_rate: Annotated[
+        float,
+        typer.Option(
+            "--request_log_rate", "--request-log-rate", min=0, max=1, help="How many of them."
+        ),
+    ] = 0.01,
+) -> None:
+    """Serve models over gRPC and REST, as TensorFlow Serving does; its flags have its names.
+
+    For laptops, CI and checks. In production, run TensorFlow Serving itself.
+    """  # fmt: skip
+    _log_plainly()
+    from . import config_files
+    from .batching import Parameters
+    from .grpc_door import DoorOptions
+    from .manager import Policy
+    from .metrics import PATH
+    from .rest_door import RestOptions
+    from .servable import LoadOptions
+    from .server import Options, Server, cpus
+
+    folders = [*(model_dir or []), *([model_base_path] if model_base_path else [])]
+    models = (
+        config_files.read_models(model_config_file)
+        if model_config_file
+        else config_files.of_folders(folders, model_name)
+    )
+    if request_log:
+        models = config_files.logged(models, request_log, request_log_rate)
+    if not port and not grpc_socket_path:
+        raise ConfigError("give gRPC a --port or a --grpc_socket_path.")
+    parameters: Parameters | None = None
+    if _on(enable_batching):
+        parameters = config_files.batching(batching_parameters_file)
+    elif batching_parameters_file:
+        raise ConfigError("--batching_parameters_file is set without --enable_batching.")
+    ssl = config_files.ssl(ssl_config_file) if ssl_config_file else None
+    threads = grpc_max_threads or (max(64, 4 * cpus()) if parameters else 4 * cpus())
+    server = Server(
+        Options(
+            models=models,
+            grpc=DoorOptions(
+                host=host, port=port, socket_path=grpc_socket_path, max_threads=threads,
+                max_message_bytes=max_message_bytes, ssl=ssl,
+                channel_arguments=config_files.channel_arguments(grpc_channel_arguments),
+            ),
+            rest=RestOptions(
+                host=host, port=rest_api_port, ssl=ssl, max_message_bytes=max_message_bytes,
+                threads=rest_api_num_threads or threads,
+                timeout_seconds=rest_api_timeout_in_ms / 1000,
+                cors=_on(rest_api_enable_cors_support),
+                metrics_path=config_files.monitoring_path(monitoring_config_file, PATH),
+            ),
+            policy=Policy(
+                poll_seconds=file_system_poll_wait_seconds,
+                max_num_load_retries=max_num_load_retries,
+                load_retry_seconds=load_retry_interval_micros / 1e6,
+                labels_for_unavailable=_on(allow_version_labels_for_unavailable_models),
+            ),
+            load=LoadOptions(
+                inter_op=tensorflow_inter_op_parallelism,
+                intra_op=tensorflow_intra_op_parallelism,
+                tags=tuple(saved_model_tags.split(",")),
+                prefer_tflite=_on(prefer_tflite_model),
+                tflite_interpreters=cpus() * num_tflite_interpreters_per_pool,
+            ),
+            batching=parameters,
+            per_model_batching=_on(enable_per_model_batching_parameters),
+            as_content=_on(enable_serialization_as_tensor_content),
+            warmup=_on(enable_model_warmup),
+            warmup_iterations=num_request_iterations_for_warmup,
+            token_file=api_token_file,
+            config_file=model_config_file,
+            config_poll_seconds=model_config_file_poll_wait_seconds,
+        )
+    )  # fmt: skip
+    server.start()
+    scheme = "https" if ssl else "http"
+    doors = [f"gRPC {host}:{port}"] if port else []
+    doors += [f"gRPC unix:{grpc_socket_path}"] if grpc_socket_path else []
+    doors += [f"REST {scheme}://{host}:{rest_api_port}"] if rest_api_port else []
+    names = ", ".join(model.name for model in models)
+    Console().print(f"serving {escape(names)}: {'; '.join(doors)}", highlight=False, soft_wrap=True)
+    server.wait()
+
+
+def _log_plainly() -> None:
+    """Our lines alone: TensorFlow greets with a dozen of its own, its errors come to ours too."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    warnings.filterwarnings("ignore")
+    logging.basicConfig(level=logging.ERROR, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    logging.getLogger("espalier").setLevel(logging.INFO)
+
+
+@commands.command()
+@errors
+def predict(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="TARGET", help="A server's HOST:PORT/MODEL, or a folder of versions."
+        ),
+    ],
+    text: Annotated[
+        list[str] | None, typer.Option("--text", help="A text; give it several times for more.")
+    ] = None,
+    text_pair: Annotated[
+        list[str] | None, typer.Option("--pair", help="The second text of a pair, in step.")
+    ] = None,
+    image: Annotated[
+        list[Path] | None, typer.Option("--image", help="A picture's file, for a model of those.")
+    ] = None,
+) -> None:
+    """Predict from a server, or in this process from the newest pushed version.
+
+    Texts come from --text or, a line each, from stdin; pictures from --image.
+    """
+    from .predictor import Predictor
+
+    rows: list[Any] = [*(image or text or [])]
+    predictor = Predictor(target)
+    if predictor.takes_images != bool(image):
+        wanted = "--image FILE" if predictor.takes_images else "--text TEXT"
+        raise ConfigError(f"{target}: give what this model reads, with {wanted}.")
+    rows = rows or [line.rstrip("\n") for line in sys.stdin]
+    predictions = predictor.predict(rows, text_pair)
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in ("image" if image else "text", "label", "score"):
+        table.add_column(name, justify="right" if name == "score" else "left")
+    for one, prediction in zip(rows, predictions, strict=True):
+        table.add_row(escape(str(one)), escape(prediction.label), f"{prediction.score:.4f}")
+    console().print(table)

@@ -1,0 +1,445 @@
+"""Which versions of which models are loaded: polls base paths, loads, swaps, unloads, retries.
+
+As TensorFlow Serving's manager with its AvailabilityPreservingPolicy: a new version is loaded and
+warmed before the old one goes, and the old one goes when its last request is answered. Two things
+are done better: a version that cannot be loaded does not hide an older one that can, and one whose
+files are still being copied is waited for.
+"""
+
+import ctypes
+import gc
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from .batching import Batcher
+from .servable import Servable, is_whole
+from .status import Status, invalid
+
+log = logging.getLogger("espalier.serving")
+START, LOADING, AVAILABLE, UNLOADING, END = 10, 20, 30, 40, 50  # ModelVersionStatus.State
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One model to serve: of model_server_config.proto, what matters here.
+
+    `latest` newest versions are served, or all (0), or the `specific` ones.
+    """
+
+    name: str
+    base_path: Path
+    latest: int = 1
+    specific: tuple[int, ...] = ()
+    labels: Mapping[str, int] = field(default_factory=dict)
+    log_prefix: str = ""  # where its requests are logged, and
+    log_rate: float = 0.0  # how many of them
+
+
+@dataclass(frozen=True)
+class Policy:
+    """When to look, and what to do about what fails; the names are TensorFlow Serving's flags."""
+
+    poll_seconds: float = 1.0
+    max_num_load_retries: int = 5
+    load_retry_seconds: float = 60.0
+    labels_for_unavailable: bool = False
+
+
+class Version:
+    """A version of a model, in one of the states, and how many requests hold it."""
+
+    def __init__(self, model: str, number: int, path: Path) -> None:
+        self.model, self.number, self.path = model, number, path
+        self.state = START
+        self.error: Status | None = None
+        self.servable: Servable | None = None
+        self.batcher: Batcher | None = None
+        self.failures, self.failed_at = 0, 0.0
+        self.looks: Any = None  # of its files, when it last failed
+        self._users, self._lock, self._free = 0, threading.Lock(), threading.Event()
+        self._leaving = False
+
+    @property
+    def loaded(self) -> Servable:
+        """The servable of a version that is held."""
+        assert self.servable is not None
+        return self.servable
+
+    def enter(self) -> bool:
+        """Hold the version for a request; False if it is on its way out."""
+        with self._lock:
+            if self._leaving or self.state != AVAILABLE:
+                return False
+            self._users += 1
+            return True
+
+    def leave(self) -> None:
+        """Let go of it."""
+        with self._lock:
+            self._users -= 1
+            if self._leaving and not self._users:
+                self._free.set()
+
+    def retire(self) -> None:
+        """Take no new request, wait for those under way, and give the memory back."""
+        with self._lock:
+            self._leaving, self.state = True, UNLOADING
+            if not self._users:
+                self._free.set()
+        self._free.wait()
+        servable, self.servable = self.servable, None
+        if servable is not None:
+            servable.close()
+        self.state = END
+
+
+class _Model:
+    def __init__(self, config: ModelConfig) -> None:
+        self.config = config
+        self.versions: dict[int, Version] = {}
+        self.reported: set[str] = set()
+
+
+class Manager:
+    """All models and their versions.
+
+    Args:
+        load: sets a version's servable, warm, and its batcher; it may raise anything.
+        policy: see there.
+        changed: called after each round that changed what is served.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[Version], None],
+        policy: Policy,
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._load, self._policy, self._changed = load, policy, changed
+        self._models: dict[str, _Model] = {}
+        self._round = threading.Lock()  # one round at a time: a poll, or a new configuration
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._poll, name="poll", daemon=True)
+
+    def start(self, configs: Sequence[ModelConfig]) -> None:
+        """Load what is there, then go on looking in a thread of its own."""
+        self.configure(configs)
+        if self._policy.poll_seconds > 0:
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Look no more, and unload everything."""
+        self._stopping.set()
+        with self._round:
+            for model in self._models.values():
+                for version in model.versions.values():
+                    if version.state == AVAILABLE:
+                        version.retire()
+
+    def configure(self, configs: Sequence[ModelConfig]) -> None:
+        """Serve these models from now on, and return when that is so.
+
+        Raises:
+            Status: two have one name, or a label names a version that is not served; then
+                nothing has changed.
+        """
+        names = [config.name for config in configs]
+        for name in names:
+            if names.count(name) > 1:
+                raise invalid(f"Illegal to list model {name} multiple times in config list")
+        with self._round:
+            self._check_labels(configs)
+            models = {
+                config.name: self._models.get(config.name, _Model(config)) for config in configs
+            }
+            gone = [model for name, model in self._models.items() if name not in models]
+            moved = []
+            for config in configs:
+                model = models[config.name]
+                if model.config.base_path != config.base_path:
+                    # The same number is another model there.
+                    moved += [v for v in model.versions.values() if v.state == AVAILABLE]
+                    model.versions = {}
+                model.config = config
+            self._models = models
+            for model in gone:
+                moved += [v for v in model.versions.values() if v.state == AVAILABLE]
+            self._look(again=True)
+            self._retire(moved)
+        self._changed()
+
+    def _check_labels(self, configs: Sequence[ModelConfig]) -> None:
+        """New labels may be given to versions that are served; those of new models come later."""
+        for config in configs:
+            model = self._models.get(config.name)
+            if model is None or self._policy.labels_for_unavailable:
+                continue
+            for label, number in config.labels.items():
+                version = model.versions.get(number)
+                served = version is not None and version.state == AVAILABLE
+                if not served and model.config.labels.get(label) != number:
+                    raise Status(
+                        grpc.StatusCode.FAILED_PRECONDITION,
+                        f"Request to assign label to version {number} of model {config.name}, "
+                        "which is not currently available for inference",
+                    )
+
+    @contextmanager
+    def hold(self, name: str, number: int | None, label: str) -> Iterator[Version]:
+        """The version that answers a request, kept until the block ends.
+
+        Args:
+            name: the model's.
+            number: of the version, or None.
+            label: of the version, or "" ; without both, the newest one answers.
+
+        Raises:
+            Status: there is none such.
+        """
+        if not name:
+            raise invalid("ModelSpec has no name specified.")
+        while True:
+            version = self._find(name, number, label)
+            if version.enter():
+                break  # else it was retired since it was found: look again
+        try:
+            yield version
+        finally:
+            version.leave()
+
+    def _find(self, name: str, number: int | None, label: str) -> Version:
+        model = self._models.get(name)
+        if label:
+            if model is None or label not in model.config.labels:
+                raise invalid(f"Unrecognized servable version label: {label}")
+            number = model.config.labels[label]
+        # A copy, made at once: rounds change the map.
+        versions = list(model.versions.values()) if model else []
+        served = [one for one in versions if one.state == AVAILABLE]
+        if number is not None:
+            served = [one for one in served if one.number == number]
+        if not served:
+            wanted = f"Latest({name})" if number is None else f"Specific({name}, {number})"
+            raise Status(grpc.StatusCode.NOT_FOUND, f"Servable not found for request: {wanted}")
+        return max(served, key=lambda one: one.number)
+
+    def status(self, name: str, number: int | None, label: str) -> list[Version]:
+        """The versions of a model in whatever state, newest first; or the one asked for.
+
+        Raises:
+            Status: the model or the version is unknown.
+        """
+        model = self._models.get(name)
+        if label:
+            if model is None or label not in model.config.labels:
+                raise invalid(f"Unrecognized servable version label: {label}")
+            number = model.config.labels[label]
+        versions = list(model.versions.values()) if model else []
+        if number is not None:
+            versions = [one for one in versions if one.number == number]
+            if not versions:
+                raise Status(
+                    grpc.StatusCode.NOT_FOUND, f"Could not find version {number} of model {name}"
+                )
+        if not versions:
+            raise Status(grpc.StatusCode.NOT_FOUND, f"Could not find any versions of model {name}")
+        return sorted(versions, key=lambda one: -one.number)
+
+    def knows(self, name: str) -> bool:
+        """Whether a model of that name is configured."""
+        return name in self._models
+
+    def configs(self) -> list[ModelConfig]:
+        """What is served now."""
+        return [model.config for model in self._models.values()]
+
+    def ready(self) -> bool:
+        """Whether each model has a version that answers."""
+        return bool(self._models) and all(
+            any(version.state == AVAILABLE for version in list(model.versions.values()))
+            for model in list(self._models.values())
+        )
+
+    def _poll(self) -> None:
+        while not self._stopping.wait(self._policy.poll_seconds):
+            with self._round:
+                if self._stopping.is_set():
+                    return
+                try:
+                    changed = self._look()
+                except Exception:  # whatever lies in the folder, the next round comes
+                    log.exception("looking for versions failed")
+                    continue
+            if changed:
+                self._changed()
+
+    def _look(self, again: bool = False) -> bool:
+        """One round: load what should be served and is not, unload what should not be."""
+        changed = False
+        for model in self._models.values():
+            found = self._found(model)
+            if found is None:
+                continue
+            tried: set[int] = set()
+            # Asked anew after each: when one turns out broken, an older one stands in.
+            while todo := [n for n in self._wanted(model, found) if n not in tried]:
+                tried.add(todo[0])
+                changed |= self._try(model, todo[0], found[todo[0]], again)
+            wanted = set(self._served(model, found))
+            changed |= self._retire(
+                [
+                    version
+                    for number, version in model.versions.items()
+                    if version.state == AVAILABLE and number not in wanted
+                ]
+            )
+            for number in [n for n in model.versions if n not in found]:
+                if model.versions[number].state in (START, END):
+                    del model.versions[number]
+        return changed
+
+    def _found(self, model: _Model) -> dict[int, Path] | None:
+        """The numbered folders; None where the base path is gone, which changes nothing."""
+        try:
+            names = os.listdir(model.config.base_path)
+        except OSError as error:
+            self._report(model, f"{model.config.name}: no base path: {error.strerror}")
+            return None
+        numbers = [n for n in names if n.isascii() and n.isdecimal() and int(n) < 2**63]
+        found = {int(name): model.config.base_path / name for name in numbers}
+        if not found:
+            self._report(
+                model,
+                f"{model.config.name}: no versions yet. Is the folder of each named as a number?",
+            )
+        else:
+            model.reported.clear()
+        return found
+
+    def _wanted(self, model: _Model, found: Mapping[int, Path]) -> list[int]:
+        """The versions to load, newest first; of the newest, older ones stand in for broken."""
+        config = model.config
+        if config.specific:
+            for number in config.specific:
+                if number not in found:
+                    self._report(model, f"{config.name}: version {number} was not found")
+            return [number for number in config.specific if number in found]
+        newest = sorted(found, reverse=True)
+        if not config.latest:
+            return newest
+        wanted: list[int] = []
+        good = 0
+        for number in newest:
+            wanted.append(number)
+            version = model.versions.get(number)
+            whole = version.error is None if version else is_whole(found[number])
+            good += whole
+            if good == config.latest:
+                break
+        return wanted
+
+    def _served(self, model: _Model, found: Mapping[int, Path]) -> list[int]:
+        """The versions to keep: those of the policy that are available."""
+        config = model.config
+        available = [n for n, v in model.versions.items() if v.state == AVAILABLE and n in found]
+        if config.specific:
+            return [number for number in available if number in config.specific]
+        available.sort(reverse=True)
+        return available[: config.latest] if config.latest else available
+
+    def _try(self, model: _Model, number: int, path: Path, again: bool) -> bool:
+        """Load a version unless it is loaded, half-copied, or failed and not to be tried yet."""
+        version = model.versions.get(number)
+        if version is None:
+            version = model.versions[number] = Version(model.config.name, number, path)
+        if version.state == AVAILABLE:
+            return False
+        if version.state == END and version.error is None:  # it was unloaded, and is back
+            version = model.versions[number] = Version(model.config.name, number, path)
+        if not is_whole(path):
+            self._report(model, f"{model.config.name}: version {number} is not whole yet")
+            return False
+        if version.failures and not again and not self._due(version):
+            return False
+        version.state, version.error = LOADING, None
+        begin = time.monotonic()
+        try:
+            self._load(version)
+        except Exception as error:  # any bytes may lie there
+            self._failed(version, error)
+            return True
+        version.state, version.failures = AVAILABLE, 0
+        seconds = time.monotonic() - begin
+        log.info("%s: version %d is served (loaded in %.1f s)", version.model, number, seconds)
+        return True
+
+    def _due(self, version: Version) -> bool:
+        """Whether to try a failed version again: its files have changed, or its time has come."""
+        if version.looks != _looks(version.path):
+            version.failures = 0
+            return True
+        if version.failures > self._policy.max_num_load_retries:
+            return False
+        return time.monotonic() - version.failed_at >= self._policy.load_retry_seconds
+
+    def _failed(self, version: Version, error: Exception) -> None:
+        version.failures += 1
+        version.failed_at, version.looks = time.monotonic(), _looks(version.path)
+        words = " ".join(str(error).split()) or type(error).__name__
+        # Its place on this machine's disk is nobody's business.
+        words = words.replace(str(version.path), f"{version.model}/{version.number}")
+        words = words.replace(str(version.path.parent), version.model)
+        code = getattr(error, "code", None)
+        code = code if isinstance(code, grpc.StatusCode) else grpc.StatusCode.UNKNOWN
+        version.error = Status(code, words[:1000])
+        version.state = END
+        if version.servable is not None:  # loaded, but its warm-up failed
+            version.servable.close()
+            version.servable = None
+        gc.collect()
+        log.error("%s: version %d cannot be loaded: %s", version.model, version.number, words)
+
+    def _retire(self, versions: Sequence[Version]) -> bool:
+        for version in versions:
+            version.retire()
+            log.info("%s: version %d is unloaded", version.model, version.number)
+        if versions:
+            _trim()
+        return bool(versions)
+
+    def _report(self, model: _Model, words: str) -> None:
+        """Say a thing once, until something else happens."""
+        if words not in model.reported:
+            model.reported.add(words)
+            log.warning("%s", words)
+
+
+def _looks(version: Path) -> tuple[Any, ...]:
+    """What shows that a version's files have changed: names, sizes and times."""
+    found = []
+    for folder, _, names in os.walk(version):
+        for name in names:
+            try:
+                stat = os.stat(os.path.join(folder, name))
+            except OSError:
+                continue
+            found.append((folder, name, stat.st_size, stat.st_mtime_ns))
+    return tuple(sorted(found))
+
+
+def _trim() -> None:
+    """Give freed memory back to the system; glibc keeps it otherwise."""
+    gc.collect()
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    except (OSError, AttributeError):
+        return  # another libc

@@ -1,0 +1,310 @@
+"""The REST door: TensorFlow Serving's paths (model_servers/http_rest_api_util.cc), and a page."""
+
+import asyncio
+import contextlib
+import json
+import re
+import ssl as tls
+import tempfile
+import threading
+import time
+from concurrent import futures
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import grpc
+import tornado.httpserver
+import tornado.netutil
+import tornado.web
+from tensorflow_serving.apis import (
+    classification_pb2,
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    model_pb2,
+    predict_pb2,
+    regression_pb2,
+)
+
+from ..errors import ConfigError
+from . import rest_json
+from .frontend import Frontend, guarded
+from .predictor import description
+from .status import Status, invalid
+
+_WHICH = r"(?:/versions/(\d+)|/labels/([^/:]+))?"
+_INFER = re.compile(rf"(?i)/v1/models/([^/:]+){_WHICH}:(classify|regress|predict)")
+_LOOK = re.compile(rf"(?i)/v1/models(?:/([^/:]+))?{_WHICH}(?:/(metadata))?")
+_PAGE = Path(__file__).parent / "demo.html"
+_IDLE_SECONDS = 60.0  # after which a connection that sends nothing, or all too slowly, is closed
+
+
+@dataclass(frozen=True)
+class RestOptions:
+    """How the REST door is opened; the names are TensorFlow Serving's flags.
+
+    `port` 0 opens none; `metrics_path` "" serves no metrics; `ssl` is an SSLConfig.
+    """
+
+    host: str = "0.0.0.0"
+    port: int = 8501
+    threads: int = 8
+    timeout_seconds: float = 30.0
+    cors: bool = False
+    max_message_bytes: int = 64 * 2**20
+    metrics_path: str = ""
+    ssl: Any = None
+
+
+class RestDoor:
+    """An HTTP server: an event loop reads and writes in one thread, a pool of threads answers.
+
+    Raises:
+        ConfigError: the port is taken, or the certificate is none.
+    """
+
+    def __init__(self, frontend: Frontend, options: RestOptions) -> None:
+        self._options = options
+        self._context = _context(options.ssl) if options.ssl is not None else None
+        try:
+            self._sockets = tornado.netutil.bind_sockets(options.port, options.host)
+        except OSError as error:
+            raise ConfigError(
+                f"REST cannot listen at {options.host}:{options.port}: {error.strerror}. Name "
+                "another with --rest_api_port, or 0 for none."
+            ) from None
+        self._pool = futures.ThreadPoolExecutor(options.threads, thread_name_prefix="rest")
+        shared = {"frontend": frontend, "options": options, "pool": self._pool}
+        routes = [(r"/", _Page, shared), (r"/demo/models", _Names, shared)]
+        if options.metrics_path:
+            routes.append((re.escape(options.metrics_path), _Metrics, shared))
+        self._app = tornado.web.Application(
+            [*routes, (r"(?i)/v1/.*", _Api, shared), (r".*", _Nothing, shared)],
+            log_function=lambda handler: None,
+        )
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="rest-loop", daemon=True)
+        self._server: tornado.httpserver.HTTPServer | None = None
+        self._started = threading.Event()
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
+        self._started.wait()
+
+    def stop(self, grace: float) -> None:
+        """Take no new connection, and give calls under way so many seconds."""
+        asyncio.run_coroutine_threadsafe(self._drain(grace), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout=5)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _drain(self, grace: float) -> None:
+        assert self._server is not None  # started
+        self._server.stop()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(_answered(), grace)
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._server.close_all_connections(), 1.0)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._server = tornado.httpserver.HTTPServer(
+            self._app,
+            ssl_options=self._context,
+            max_body_size=self._options.max_message_bytes,
+            max_buffer_size=self._options.max_message_bytes + 2**20,
+            idle_connection_timeout=_IDLE_SECONDS,
+            body_timeout=_IDLE_SECONDS,
+        )
+        self._server.add_sockets(self._sockets)
+        self._loop.call_soon(self._started.set)
+        self._loop.run_forever()
+
+
+_under_way = 0  # calls; only the loop's thread counts
+
+
+async def _answered() -> None:
+    while _under_way:
+        await asyncio.sleep(0.02)
+
+
+def _context(config: Any) -> tls.SSLContext:
+    context = tls.SSLContext(tls.PROTOCOL_TLS_SERVER)
+    with tempfile.NamedTemporaryFile() as key, tempfile.NamedTemporaryFile() as certificate:
+        # ssl reads a chain from files alone; these can be read by this user only.
+        Path(key.name).write_text(config.server_key)
+        Path(certificate.name).write_text(config.server_cert)
+        try:
+            context.load_cert_chain(certificate.name, key.name)
+            if config.custom_ca:
+                context.load_verify_locations(cadata=config.custom_ca)
+        except (tls.SSLError, ValueError) as error:
+            raise ConfigError(f"the SSL config's certificates cannot be used: {error}.") from None
+    if config.client_verify:
+        context.verify_mode = tls.CERT_REQUIRED
+    return context
+
+
+class _Handler(tornado.web.RequestHandler):
+    def initialize(self, frontend: Frontend, options: RestOptions, pool: futures.Executor) -> None:
+        self.frontend, self.door, self.pool = frontend, options, pool
+
+    def set_default_headers(self) -> None:
+        self.clear_header("Server")
+
+    def admit(self) -> None:
+        """Ask for the token."""
+        self.frontend.admit(self.request.headers.get("Authorization", ""))
+
+    def write_error(self, status_code: int, **_: Any) -> None:
+        """Errors that tornado finds itself, such as a method that a path does not have."""
+        self.say(status_code, json.dumps({"error": self._reason}))
+
+    def say(self, code: int, body: str) -> None:
+        """Answer with JSON."""
+        self.set_status(code)
+        self.set_header("Content-Type", "application/json")
+        if self.door.cors:
+            self.set_header("Access-Control-Allow-Origin", "*")
+            self.set_header("Access-Control-Allow-Methods", "POST, GET")
+            self.set_header("Access-Control-Allow-Headers", "Content-Type")
+        self.write(body)
+
+    async def answer(self, call: Any, *arguments: Any) -> None:
+        """The one place where a Status becomes HTTP's."""
+        global _under_way
+        _under_way += 1
+        try:
+            loop = asyncio.get_running_loop()
+            self.say(200, await loop.run_in_executor(self.pool, guarded, call, *arguments))
+        except Status as status:
+            self.say(status.http, json.dumps({"error": status.message}))
+        finally:
+            _under_way -= 1
+
+
+class _Api(_Handler):
+    async def post(self) -> None:
+        # Counted from when the request was read, not from when a thread is free.
+        deadline = time.monotonic() + self.door.timeout_seconds
+        await self.answer(self._infer, deadline)
+
+    async def get(self) -> None:
+        await self.answer(self._look)
+
+    async def options(self) -> None:  # type: ignore[override]
+        self.say(200, "")
+
+    def _infer(self, deadline: float) -> str:
+        self.admit()
+        found = _INFER.fullmatch(self.request.path)
+        if not found:
+            raise invalid(f"Malformed request: POST {self.request.path}")
+        method = found[4].lower()
+        spec = _spec(*found.groups()[:3])
+        document = rest_json.parse(self.request.body)
+        rest_json.fill_signature(document, spec)
+        request_id = self.request.headers.get("X-Request-Id", "")
+        call = (deadline, request_id)
+        if method == "predict":
+            request = predict_pb2.PredictRequest(model_spec=spec)
+            infos = self.frontend.plane.inputs(spec)
+            by_row = rest_json.fill_inputs(document, infos, request)
+            answer = self.frontend.infer("predict", request, "REST", *call)
+            return rest_json.predictions(answer.outputs, by_row)
+        kind = (
+            classification_pb2.ClassificationRequest
+            if method == "classify"
+            else regression_pb2.RegressionRequest
+        )
+        request = kind(model_spec=spec)
+        rest_json.fill_examples(document, request.input)
+        answer = self.frontend.infer(method, request, "REST", *call)
+        if method == "classify":
+            return rest_json.classifications(answer.result)
+        return rest_json.regressions(answer.result)
+
+    def _look(self) -> str:
+        self.admit()
+        found = _LOOK.fullmatch(self.request.path)
+        if not found:
+            raise invalid(f"Malformed request: GET {self.request.path}")
+        name, version, label, what = found.groups()
+        if not name:
+            raise invalid("Missing model name in request.")
+        spec = _spec(name, version, label)
+        if not what:
+            request = get_model_status_pb2.GetModelStatusRequest(model_spec=spec)
+            return rest_json.message(self.frontend.plane.status(request))
+        request = get_model_metadata_pb2.GetModelMetadataRequest(
+            model_spec=spec, metadata_field=["signature_def"]
+        )
+        response = self.frontend.plane.metadata(request)
+        signatures = get_model_metadata_pb2.SignatureDefMap()
+        response.metadata["signature_def"].Unpack(signatures)
+        return rest_json.metadata(response, signatures)
+
+
+def _spec(name: str, version: str | None, label: str | None) -> Any:
+    spec = model_pb2.ModelSpec(name=unquote(name))
+    if version:
+        if int(version) >= 2**63:
+            raise invalid(f"Failed to convert version: {version} to numeric.")
+        spec.version.value = int(version)
+    if label:
+        spec.version_label = unquote(label)
+    return spec
+
+
+class _Metrics(_Handler):
+    async def get(self) -> None:
+        try:
+            self.admit()
+        except Status as status:
+            self.say(status.http, json.dumps({"error": status.message}))
+            return
+        self.set_header("Content-Type", "text/plain")
+        self.write(self.frontend.metrics.page())
+
+
+class _Page(_Handler):
+    async def get(self) -> None:
+        self.set_header("Content-Type", "text/html; charset=utf-8")
+        # Nothing from elsewhere, whatever a label or a text holds.
+        self.set_header(
+            "Content-Security-Policy",
+            "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+            "connect-src 'self'; img-src data: blob:",
+        )
+        self.write(_PAGE.read_bytes())
+
+
+class _Names(_Handler):
+    """What the page must know of the models: name, version, and what Espalier's export says."""
+
+    async def get(self) -> None:
+        await self.answer(self._models)
+
+    def _models(self) -> str:
+        self.admit()
+        found = []
+        for config in self.frontend.plane.manager.configs():
+            try:
+                with self.frontend.plane.manager.hold(config.name, None, "") as version:
+                    facts, number = description(version.path), version.number
+            except Status as status:
+                if status.code is not grpc.StatusCode.NOT_FOUND:
+                    raise
+                continue
+            told = {key: facts.get(key) for key in ("kind", "labels", "inputs", "multi_label")}
+            found.append({"name": config.name, "version": number, **told})
+        return json.dumps(found)
+
+
+class _Nothing(_Handler):
+    async def prepare(self) -> None:  # type: ignore[override]
+        self.say(404, json.dumps({"error": "Not Found"}))
+        await self.finish()
