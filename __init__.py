@@ -19,13 +19,17 @@ if TYPE_CHECKING:
         ConfigError,
         DataError,
         EspalierError,
+        ServerError,
     )
     from .pipeline.config import Config
     from .pipeline.results import RunResult
     from .pipeline.runner import run
+    from .serving.client import AsyncClient, Client
     from .serving.predictor import Predictor
 
 _HOMES = {
+    "AsyncClient": ".serving.client",
+    "Client": ".serving.client",
     "Config": ".pipeline.config",
     "run": ".pipeline.runner",
     "RunResult": ".pipeline.results",
@@ -35,11 +39,14 @@ _HOMES = {
     "CheckpointError": ".errors",
     "DataError": ".errors",
     "ComponentError": ".errors",
+    "ServerError": ".errors",
 }
 
 __version__ = "0.1.0"
 __all__ = [
+    "AsyncClient",
     "CheckpointError",
+    "Client",
     "ComponentError",
     "Config",
     "ConfigError",
@@ -47,6 +54,7 @@ __all__ = [
     "EspalierError",
     "Predictor",
     "RunResult",
+    "ServerError",
     "run",
 ]
 

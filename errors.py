@@ -4,7 +4,8 @@ EspalierError (1)
 ├── ConfigError (2)         the YAML, an option, or a place that cannot be written
 │   └── CheckpointError (2) a pre-trained model that cannot be read or is of another kind
 ├── DataError (2)           the user's rows
-└── ComponentError (3)      a component of the pipeline failed
+├── ComponentError (3)      a component of the pipeline failed
+└── ServerError (5)         a model server refused a request, or does not answer
 
 A model that is refused is no error: `RunResult.exit_code` is 4 then.
 
@@ -47,3 +48,16 @@ class ComponentError(EspalierError):
     """A component of the pipeline failed."""
 
     exit_code = 3
+
+
+class ServerError(EspalierError):
+    """A model server refused a request, or does not answer.
+
+    `code` is gRPC's name for why: NOT_FOUND, INVALID_ARGUMENT, UNAVAILABLE, DEADLINE_EXCEEDED.
+    """
+
+    exit_code = 5
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code

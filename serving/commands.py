@@ -1,5 +1,6 @@
 """The commands of serving: `serve`, `predict`, `smoke`, `load`. They parse, call and print."""
 
+import contextlib
 import logging
 import os
 import sys
@@ -13,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..errors import ConfigError
-from ..terminal import console, errors
+from ..terminal import errors
 
 commands = typer.Typer()
 
@@ -267,15 +268,36 @@ def predict(
     image: Annotated[
         list[Path] | None, typer.Option("--image", help="A picture's file, for a model of those.")
     ] = None,
+    file: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="A CSV with a header.")
+    ] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(help="Its column that the model reads; two for pairs. Else text, or path."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where the CSV goes.")
+    ] = None,
+    token_file: Annotated[
+        Path | None, typer.Option("--api-token-file", help="Of a server that asks for a token.")
+    ] = None,
+    ca: Annotated[
+        Path | None, typer.Option("--ca", metavar="PEM", help="Speak TLS; who signed the server.")
+    ] = None,
 ) -> None:
     """Predict from a server, or in this process from the newest pushed version.
 
-    Texts come from --text or, a line each, from stdin; pictures from --image.
+    Texts come from --text or, a line each, from stdin; pictures from --image. With --csv, its
+    rows come back with `predicted` and `score` added, in their order.
     """
+    _log_plainly()
     from .predictor import Predictor
 
     rows: list[Any] = [*(image or text or [])]
-    predictor = Predictor(target)
+    predictor = Predictor(target, **_connection(token_file, ca))
+    if file is not None:
+        _predict_csv(predictor, file, column or [], output)
+        return
     if predictor.takes_images != bool(image):
         wanted = "--image FILE" if predictor.takes_images else "--text TEXT"
         raise ConfigError(f"{target}: give what this model reads, with {wanted}.")
@@ -286,4 +308,35 @@ def predict(
         table.add_column(name, justify="right" if name == "score" else "left")
     for one, prediction in zip(rows, predictions, strict=True):
         table.add_row(escape(str(one)), escape(prediction.label), f"{prediction.score:.4f}")
-    console().print(table)
+    Console().print(table)
+
+
+def _connection(token_file: Path | None, ca: Path | None) -> dict[str, Any]:
+    from .token_file import read_token
+
+    return {"token": read_token(token_file), "ca": ca}
+
+
+def _predict_csv(predictor: Any, file: Path, columns: list[str], output: Path | None) -> None:
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    from .csv_stream import predict_csv
+
+    columns = columns or (["path"] if predictor.takes_images else predictor.inputs)
+    told = Console(stderr=True)
+    with contextlib.ExitStack() as stack:
+        out = sys.stdout
+        if output is not None:
+            try:
+                out = stack.enter_context(output.open("x", encoding="utf-8", newline=""))
+            except FileExistsError:
+                raise ConfigError(f"{output}: exists already; name another with -o.") from None
+            except OSError as error:
+                raise ConfigError(f"{output}: cannot be written: {error.strerror}.") from None
+        rate = TextColumn("{task.completed:,.0f} rows")
+        bar = stack.enter_context(
+            Progress(SpinnerColumn(), rate, TimeElapsedColumn(), console=told, transient=True)
+        )
+        task = bar.add_task("", total=None)
+        rows = predict_csv(predictor, file, columns, out, lambda n: bar.advance(task, n))
+    told.print(f"{rows:,} rows predicted", highlight=False)

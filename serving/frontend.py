@@ -4,12 +4,10 @@ import hmac
 import logging
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import grpc
 
-from ..errors import ConfigError
 from .dataplane import DataPlane
 from .metrics import Metrics
 from .request_log import Record, RequestLog
@@ -114,20 +112,3 @@ def guarded(call: Callable[..., Any], *arguments: Any) -> Any:
         raise Status(
             grpc.StatusCode.INTERNAL, f"The server failed ({type(error).__name__}); see its log."
         ) from None
-
-
-def read_token(path: Path | None) -> str:
-    """The token in a file, without the line's end; "" without a file.
-
-    Raises:
-        ConfigError: it cannot be read, or is empty.
-    """
-    if path is None:
-        return ""
-    try:
-        token = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: the token cannot be read: {error}.") from None
-    if not token:
-        raise ConfigError(f"{path}: is empty; a token is expected.")
-    return token

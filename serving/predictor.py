@@ -1,15 +1,21 @@
-"""Prediction in this process from a pushed version; needs TensorFlow and TensorFlow Text only."""
+"""Prediction with a model that Espalier pushed: in this process, or by a server that serves it."""
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .. import cpu
-from ..errors import ConfigError, reason
+from ..errors import ConfigError, ServerError
+from .client import Client, as_array, text
 
 _DESCRIPTION = Path("assets.extra", "espalier.json")
+_ADDRESS = re.compile(r"(?P<target>(?:\w+:/{0,3})?[^/\s]+:\d+|unix:.+)/(?P<model>[^/:]+)")
+_AT_ONCE = 32  # rows in a request to a server
 
 
 @dataclass(frozen=True)
@@ -26,38 +32,44 @@ class Prediction:
 
 
 class Predictor:
-    """A pushed model, loaded.
+    """A pushed model: loaded, or behind a server.
 
     Args:
-        path: a model's base path (its newest version is taken) or one version's folder.
+        target: a model's base path (its newest version is taken), one version's folder, or a
+            server's "HOST:PORT/MODEL".
+        connection: of a server, as `Client` takes it: timeout, tls, token.
 
     Raises:
         ConfigError: no version is there, or it is not a SavedModel of ours, or this machine
             lacks the instructions that it was exported for.
+        ServerError: the server does not answer, or serves no such model.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = newest_version(Path(path))
-        _check_machine(self.path)
-        import tensorflow as tf
-        import tensorflow_text  # noqa: F401 - registers the tokenizer's ops
-
-        try:
-            self._model = tf.saved_model.load(str(self.path))
-            self._serve = self._model.signatures["serving_default"]
-        except (OSError, KeyError, tf.errors.OpError) as error:
-            raise ConfigError(f"{self.path}: cannot be loaded as a model: {error}") from None
-        self._inputs = sorted(self._serve.structured_input_signature[1])
+    def __init__(self, target: str | Path, **connection: Any) -> None:
+        self.path = str(target)
+        if (address := parse_address(self.path)) is not None:
+            self._model: _Served | _Loaded = _Served(*address, connection)
+        else:
+            self._model = _Loaded(newest_version(Path(target)))
+            self.path = str(self._model.path)
+        self.inputs = sorted(self._model.inputs)
+        missing = {"scores", "label"} - set(self._model.outputs)
+        if missing or self.inputs not in (["image_bytes"], ["text"], ["text", "text_pair"]):
+            raise ConfigError(
+                f"{self.path}: takes {', '.join(self.inputs)} and gives "
+                f"{', '.join(sorted(self._model.outputs))}, so it is not a model that Espalier "
+                f"pushed. Call it with espalier.Client."
+            )
 
     @property
     def takes_images(self) -> bool:
         """Whether the model reads pictures, and not texts."""
-        return self._inputs == ["image_bytes"]
+        return self.inputs == ["image_bytes"]
 
     def predict(
         self, rows: Sequence[str | bytes | Path], pairs: Sequence[str] | None = None
     ) -> list[Prediction]:
-        """Predict each row.
+        """Predict each row; any number of threads at once.
 
         Args:
             rows: any number of texts, or, for a model of pictures, of their files or bytes.
@@ -66,46 +78,104 @@ class Predictor:
         Raises:
             ConfigError: the model takes pairs and got none, or the other way round; a file
                 cannot be read, or is no picture.
+            ServerError: the server refused, or did not answer in time.
         """
-        import tensorflow as tf
-
         first = "image_bytes" if self.takes_images else "text"
         given: dict[str, list[Any]] = {first: list(rows)}
         if pairs:
             given["text_pair"] = list(pairs)
-        if sorted(given) != self._inputs or len(given[self._inputs[-1]]) != len(rows):
+        if sorted(given) != self.inputs or len(given[self.inputs[-1]]) != len(rows):
             raise ConfigError(
-                f"{self.path}: the model takes {' and '.join(self._inputs)}, as many of each; "
+                f"{self.path}: the model takes {' and '.join(self.inputs)}, as many of each; "
                 f"found {', '.join(f'{len(v)} {k}' for k, v in given.items())}."
             )
-        if not rows:
-            return []
-        if not self.takes_images:
-            return self._ask({name: tf.constant(values) for name, values in given.items()})
-        # One by one: a single bad picture would fail them all, and large ones need not fit at once.
-        return [self._ask_about(picture) for picture in rows]
+        if self.takes_images:
+            # One by one: a bad picture would fail them all, and large ones need not fit at once.
+            return [self._ask_about(picture) for picture in rows]
+        found: list[Prediction] = []
+        for at in range(0, len(rows), _AT_ONCE):
+            found += self._ask({name: v[at : at + _AT_ONCE] for name, v in given.items()})
+        return found
 
     def _ask_about(self, picture: str | bytes | Path) -> Prediction:
-        import tensorflow as tf
-
         name = "the bytes given" if isinstance(picture, bytes) else str(picture)
         try:
             data = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
-            (prediction,) = self._ask({"image_bytes": tf.constant([data])})
+            (prediction,) = self._ask({"image_bytes": [data]})
         except OSError as error:
             raise ConfigError(f"{name}: cannot be read: {error.strerror}.") from None
-        except tf.errors.InvalidArgumentError as error:
-            why = reason(error.message)
-            raise ConfigError(f"{name}: not a picture that the model can read: {why}") from None
+        except ServerError as error:
+            if error.code != "INVALID_ARGUMENT":
+                raise
+            raise ConfigError(f"{name}: not a picture that the model can read: {error}") from None
         return prediction
 
-    def _ask(self, inputs: dict[str, Any]) -> list[Prediction]:
-        answer = self._serve(**inputs)
-        scores, labels = answer["scores"].numpy(), answer["label"].numpy()
+    def _ask(self, inputs: dict[str, list[Any]]) -> list[Prediction]:
+        answer = self._model.ask(inputs)
         return [
-            Prediction(label.decode("utf-8"), float(row.max()), row.tolist())
-            for label, row in zip(labels, scores, strict=True)
+            Prediction(label, float(row.max()), row.tolist())
+            for label, row in zip(answer["label"], answer["scores"], strict=True)
         ]
+
+
+class _Loaded:
+    """A version in this process."""
+
+    def __init__(self, version: Path) -> None:
+        self.path = version
+        if unfit := cpu.unfit(description(version)):
+            raise ConfigError(
+                f"{version}: this version was {unfit}. Serve it elsewhere, or export it with "
+                f"`cpu: any`."
+            )
+        from .servable import LoadOptions, load
+        from .status import Status
+
+        self._refused = Status
+        try:
+            self._servable = load(version, LoadOptions())
+            self._signature = self._servable.signatures["serving_default"]
+        except Exception as error:  # any bytes may lie there
+            raise ConfigError(f"{version}: cannot be loaded as a model: {error}") from None
+        self.inputs, self.outputs = list(self._signature.inputs), list(self._signature.outputs)
+
+    def ask(self, inputs: Mapping[str, list[Any]]) -> Mapping[str, np.ndarray]:
+        """Lists of strings or bytes to arrays; ServerError where the graph refuses."""
+        infos, outputs = self._signature.inputs, self._signature.outputs
+        feeds = {
+            infos[name].name: as_array(name, values, infos[name].dtype)
+            for name, values in inputs.items()
+        }
+        fetches = tuple(outputs[name].name for name in self.outputs)
+        try:
+            values = self._servable.run(feeds, fetches)
+        except self._refused as status:
+            raise ServerError(status.code.name, status.message) from None
+        return {name: text(value) for name, value in zip(self.outputs, values, strict=True)}
+
+
+class _Served:
+    """A model behind a server."""
+
+    def __init__(self, target: str, model: str, connection: Mapping[str, Any]) -> None:
+        self.path = f"{target}/{model}"
+        self._client = Client(target, model, **connection)
+        signatures = self._client.metadata()
+        if "serving_default" not in signatures:
+            raise ConfigError(f"{self.path}: the model has no signature serving_default.")
+        self.inputs = list(signatures["serving_default"].inputs)
+        self.outputs = list(signatures["serving_default"].outputs)
+
+    def ask(self, inputs: Mapping[str, list[Any]]) -> Mapping[str, np.ndarray]:
+        return self._client.predict(inputs)
+
+
+def parse_address(target: str) -> tuple[str, str] | None:
+    """A server's address and a model's name, of "HOST:PORT/MODEL"; None for a path."""
+    found = _ADDRESS.fullmatch(target)
+    if not found or Path(target).exists():
+        return None
+    return found["target"], found["model"]
 
 
 def description(version: Path) -> dict[str, Any]:
@@ -115,14 +185,6 @@ def description(version: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _check_machine(version: Path) -> None:
-    if unfit := cpu.unfit(description(version)):
-        raise ConfigError(
-            f"{version}: this version was {unfit}. Serve it elsewhere, or export it with "
-            f"`cpu: any`."
-        )
 
 
 def find_newest(base: Path) -> Path | None:
@@ -143,6 +205,6 @@ def newest_version(path: Path) -> Path:
     if version is None:
         raise ConfigError(
             f"{path}: no pushed version here (a numbered folder with saved_model.pb). "
-            f"Run `espalier run` first, or name the model's folder."
+            f"Run `espalier run` first, or name the model's folder, or a server's HOST:PORT/MODEL."
         )
     return version

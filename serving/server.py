@@ -13,13 +13,14 @@ from .. import cpu
 from ..errors import ConfigError
 from . import config_files, dataplane, servable
 from .batching import Batcher, Parameters
-from .frontend import Frontend, read_token
+from .frontend import Frontend
 from .grpc_door import DoorOptions, GrpcDoor
 from .manager import Manager, ModelConfig, Policy, Version
 from .metrics import Metrics
 from .predictor import description
 from .request_log import RequestLog
 from .rest_door import RestDoor, RestOptions
+from .token_file import read_token
 
 log = logging.getLogger("espalier.serving")
 WARMUP = Path("assets.extra", "tf_serving_warmup_requests")

@@ -1,0 +1,533 @@
+"""Calls a model server over gRPC: TensorFlow Serving or our own, the client cannot tell them apart.
+
+Imports no TensorFlow and needs none installed.
+
+    from espalier import Client
+
+    client = Client("localhost:8500", "reviews")
+    client.predict({"text": ["Not bad at all."]})["label"]  # array(['positive'], dtype=object)
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import grpc
+import numpy as np
+
+from ..errors import ConfigError, ServerError
+from .protos import message
+from .tensors import BFLOAT16, STRING, numpy_type, to_numpy, to_proto, type_name
+
+_PREDICTIONS, _MODELS = "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService"
+_CALLS = {
+    # The call -> its service, the message it takes, the message it gives.
+    "Predict": (_PREDICTIONS, "PredictRequest", "PredictResponse"),
+    "Classify": (_PREDICTIONS, "ClassificationRequest", "ClassificationResponse"),
+    "Regress": (_PREDICTIONS, "RegressionRequest", "RegressionResponse"),
+    "GetModelMetadata": (_PREDICTIONS, "GetModelMetadataRequest", "GetModelMetadataResponse"),
+    "GetModelStatus": (_MODELS, "GetModelStatusRequest", "GetModelStatusResponse"),
+}
+_SERVICE_CONFIG = {
+    # A headless service has an address for each pod, and all should work.
+    "loadBalancingConfig": [{"round_robin": {}}],
+    "methodConfig": [
+        {
+            "name": [{}],
+            "retryPolicy": {
+                "maxAttempts": 4,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "2s",
+                "backoffMultiplier": 2,
+                # The one code that says that nothing was computed.
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ],
+}
+
+Inputs = Mapping[str, Any] | np.ndarray | Sequence[Any]
+Outputs = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Connection:
+    """How a client reaches a server.
+
+    Args:
+        timeout: seconds that a call may take; each call has a deadline.
+        tls: encrypt, and see that the server is who its certificate says.
+        ca: a PEM file of the authority that signed that certificate; else the system's. Sets tls.
+        certificate: PEM files of the client's own certificate and key, for mTLS. Sets tls.
+        token: sent as `authorization: Bearer TOKEN`.
+        max_message_bytes: of an answer; requests are bounded by the server.
+    """
+
+    timeout: float = 30.0
+    tls: bool = False
+    ca: str | Path | None = None
+    certificate: tuple[str | Path, str | Path] | None = None
+    token: str | None = None
+    max_message_bytes: int = 2**30
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether TLS is used."""
+        return bool(self.tls or self.ca or self.certificate)
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """gRPC's own.
+
+        Raises:
+            ConfigError: a file cannot be read.
+        """
+        certificate, key = self.certificate or (None, None)
+        return grpc.ssl_channel_credentials(_bytes(self.ca), _bytes(key), _bytes(certificate))
+
+    def options(self) -> list[tuple[str, Any]]:
+        """The channel's."""
+        return [
+            ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
+            ("grpc.enable_retries", 1),
+            ("grpc.max_receive_message_length", self.max_message_bytes),
+            ("grpc.max_send_message_length", -1),
+        ]
+
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What each call carries."""
+        return (("authorization", f"Bearer {self.token}"),) if self.token else ()
+
+
+class _Messages:
+    """What the two clients share: protos out of arrays, arrays out of protos."""
+
+    def __init__(self, target: str, model: str, connection: Connection) -> None:
+        self.target, self.model, self._connection = target, model, connection
+        self._infos: dict[Any, Mapping[str, Any]] = {}
+
+    def _spec(self, spec: Any, which: "_Which") -> None:
+        spec.name = self.model
+        spec.signature_name = which.signature
+        if which.version is not None:
+            spec.version.value = which.version
+        if which.label:
+            spec.version_label = which.label
+
+    def _metadata_request(self, which: "_Which") -> Any:
+        request = message("GetModelMetadataRequest")(metadata_field=["signature_def"])
+        self._spec(request.model_spec, which)
+        return request
+
+    def _signatures(self, response: Any) -> Mapping[str, Any]:
+        packed = response.metadata["signature_def"]
+        return message("SignatureDefMap").FromString(packed.value).signature_def
+
+    def _learn(self, which: "_Which", response: Any) -> Mapping[str, Any]:
+        signatures = self._signatures(response)
+        if which.signature not in signatures:
+            raise ServerError(
+                "FAILED_PRECONDITION",
+                f'{self.model}: there is no signature "{which.signature}"; there is '
+                f"{', '.join(sorted(signatures))}.",
+            )
+        infos = self._infos[which] = dict(signatures[which.signature].inputs)
+        return infos
+
+    def _predict_request(
+        self, given: Inputs, infos: Mapping[str, Any], which: "_Which", outputs: Sequence[str]
+    ) -> Any:
+        if not isinstance(given, Mapping):
+            if len(infos) != 1:
+                raise ConfigError(
+                    f"{self.model} takes {', '.join(sorted(infos))}: give a dict with these."
+                )
+            given = dict.fromkeys(infos, given)
+        if set(given) != set(infos):
+            raise ConfigError(
+                f"{self.model} takes {', '.join(sorted(infos))}; found "
+                f"{', '.join(sorted(map(str, given))) or 'nothing'}."
+            )
+        request = message("PredictRequest")(output_filter=outputs)
+        self._spec(request.model_spec, which)
+        for name, value in given.items():
+            dtype = infos[name].dtype
+            to_proto(as_array(name, value, dtype), request.inputs[name], dtype)
+        return request
+
+    def _examples_request(
+        self, kind: str, examples: Sequence[Mapping[str, Any]], which: Any
+    ) -> Any:
+        request = message(kind)()
+        self._spec(request.model_spec, which)
+        for example in examples:
+            fill_example(example, request.input.example_list.examples.add())
+        return request
+
+    def _read(self, response: Any) -> Outputs:
+        try:
+            return {name: text(to_numpy(proto)) for name, proto in response.outputs.items()}
+        except ValueError as error:
+            raise ServerError("INTERNAL", f"{self.target}: an answer is broken: {error}") from None
+
+    def _failure(self, error: Any) -> ServerError:
+        code, words = error.code().name, error.details() or "no reason given"
+        if code == "UNAVAILABLE" and ("onnect" in words or "resol" in words):
+            why = words.rpartition(": ")[2]
+            return ServerError(
+                code, f"{self.target}: no server answers there ({why}). Start one: espalier serve."
+            )
+        return ServerError(code, f"{self.model} at {self.target}: {words} ({code})")
+
+
+@dataclass(frozen=True)
+class _Which:
+    """Which version and signature are asked for."""
+
+    signature: str = "serving_default"
+    version: int | None = None
+    label: str = ""
+
+
+class Client(_Messages):
+    """A connection to one model of a server, for any number of threads.
+
+    Args:
+        target: "host:port", "dns:///service:port" for all addresses of a headless service, or
+            "unix:path".
+        model: its name there.
+        connection: see there; `Client(target, model, timeout=5, token="...")` makes one.
+
+    Raises:
+        ConfigError: a certificate's file cannot be read.
+    """
+
+    def __init__(self, target: str, model: str, **connection: Any) -> None:
+        super().__init__(target, model, Connection(**connection))
+        known = self._connection
+        if known.encrypted:
+            self._channel = grpc.secure_channel(target, known.credentials(), known.options())
+        else:
+            self._channel = grpc.insecure_channel(target, known.options())
+        self._calls = {name: _stub(self._channel, name) for name in _CALLS}
+
+    def predict(
+        self,
+        inputs: Inputs,
+        *,
+        signature: str = "serving_default",
+        version: int | None = None,
+        label: str = "",
+        outputs: Sequence[str] = (),
+        timeout: float | None = None,
+    ) -> Outputs:
+        """Predict a batch.
+
+        Args:
+            inputs: by their names: arrays, or lists of numbers, strings or bytes; the value alone
+                where the model takes one. They are converted to the type that the model takes.
+            signature: which of the model's to call.
+            version: ask this version; else the newest.
+            label: ask the version of this label.
+            outputs: names of those wanted; else all.
+            timeout: seconds; else the connection's.
+
+        Returns:
+            arrays by their names; strings are str in arrays of objects, and what is not UTF-8 in
+            them comes back by .encode("utf-8", "surrogateescape").
+
+        Raises:
+            ConfigError: the inputs do not fit the model.
+            ServerError: the server refused, or did not answer in time.
+        """
+        which = _Which(signature, version, label)
+        infos = self._infos.get(which)
+        if infos is None:
+            infos = self._learn(
+                which, self._call("GetModelMetadata", self._metadata_request(which))
+            )
+        request = self._predict_request(inputs, infos, which, outputs)
+        try:
+            return self._read(self._call("Predict", request, timeout))
+        except ServerError:
+            self._infos.pop(which, None)  # a new version may take other inputs
+            raise
+
+    def classify(
+        self,
+        examples: Sequence[Mapping[str, Any]],
+        *,
+        signature: str = "serving_default",
+        version: int | None = None,
+        label: str = "",
+        timeout: float | None = None,
+    ) -> list[list[tuple[str, float]]]:
+        """Classify tf.Examples, given as dicts; of each, (label, score) pairs."""
+        which = _Which(signature, version, label)
+        request = self._examples_request("ClassificationRequest", examples, which)
+        return _pairs(self._call("Classify", request, timeout))
+
+    def regress(
+        self,
+        examples: Sequence[Mapping[str, Any]],
+        *,
+        signature: str = "serving_default",
+        version: int | None = None,
+        label: str = "",
+        timeout: float | None = None,
+    ) -> np.ndarray:
+        """Regress tf.Examples, given as dicts: float32 [B]."""
+        which = _Which(signature, version, label)
+        request = self._examples_request("RegressionRequest", examples, which)
+        return _numbers(self._call("Regress", request, timeout))
+
+    def metadata(self) -> Mapping[str, Any]:
+        """The model's SignatureDefs by their names. Raises ServerError."""
+        request = self._metadata_request(_Which(signature=""))
+        return self._signatures(self._call("GetModelMetadata", request))
+
+    def status(self) -> dict[int, str]:
+        """The state of each version: {3: "AVAILABLE"}. Raises ServerError."""
+        request = message("GetModelStatusRequest")()
+        request.model_spec.name = self.model
+        return _states(self._call("GetModelStatus", request))
+
+    def _call(self, name: str, request: Any, timeout: float | None = None) -> Any:
+        known = self._connection
+        try:
+            return self._calls[name](
+                request, timeout=timeout or known.timeout, metadata=known.metadata()
+            )
+        except grpc.RpcError as error:
+            raise self._failure(error) from None
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._channel.close()
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class AsyncClient(_Messages):
+    """The same for asyncio: `await client.predict(...)`. Made and used inside one event loop."""
+
+    def __init__(self, target: str, model: str, **connection: Any) -> None:
+        super().__init__(target, model, Connection(**connection))
+        known = self._connection
+        if known.encrypted:
+            self._channel = grpc.aio.secure_channel(target, known.credentials(), known.options())
+        else:
+            self._channel = grpc.aio.insecure_channel(target, known.options())
+        self._calls = {name: _stub(self._channel, name) for name in _CALLS}
+
+    async def predict(
+        self,
+        inputs: Inputs,
+        *,
+        signature: str = "serving_default",
+        version: int | None = None,
+        label: str = "",
+        outputs: Sequence[str] = (),
+        timeout: float | None = None,
+    ) -> Outputs:
+        """Predict a batch, as `Client.predict`."""
+        which = _Which(signature, version, label)
+        infos = self._infos.get(which)
+        if infos is None:
+            response = await self._call("GetModelMetadata", self._metadata_request(which))
+            infos = self._learn(which, response)
+        request = self._predict_request(inputs, infos, which, outputs)
+        try:
+            return self._read(await self._call("Predict", request, timeout))
+        except ServerError:
+            self._infos.pop(which, None)
+            raise
+
+    async def classify(
+        self,
+        examples: Sequence[Mapping[str, Any]],
+        *,
+        signature: str = "serving_default",
+        version: int | None = None,
+        label: str = "",
+        timeout: float | None = None,
+    ) -> list[list[tuple[str, float]]]:
+        """Classify tf.Examples, as `Client.classify`."""
+        which = _Which(signature, version, label)
+        request = self._examples_request("ClassificationRequest", examples, which)
+        return _pairs(await self._call("Classify", request, timeout))
+
+    async def regress(
+        self,
+        examples: Sequence[Mapping[str, Any]],
+        *,
+        signature: str = "serving_default",
+        version: int | None = None,
+        label: str = "",
+        timeout: float | None = None,
+    ) -> np.ndarray:
+        """Regress tf.Examples, as `Client.regress`."""
+        which = _Which(signature, version, label)
+        request = self._examples_request("RegressionRequest", examples, which)
+        return _numbers(await self._call("Regress", request, timeout))
+
+    async def metadata(self) -> Mapping[str, Any]:
+        """The model's SignatureDefs by their names."""
+        request = self._metadata_request(_Which(signature=""))
+        return self._signatures(await self._call("GetModelMetadata", request))
+
+    async def status(self) -> dict[int, str]:
+        """The state of each version."""
+        request = message("GetModelStatusRequest")()
+        request.model_spec.name = self.model
+        return _states(await self._call("GetModelStatus", request))
+
+    async def _call(self, name: str, request: Any, timeout: float | None = None) -> Any:
+        known = self._connection
+        try:
+            return await self._calls[name](
+                request, timeout=timeout or known.timeout, metadata=known.metadata()
+            )
+        except grpc.RpcError as error:
+            raise self._failure(error) from None
+
+    async def close(self) -> None:
+        """Let go of the connection."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> "AsyncClient":
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+
+def as_array(name: str, value: Any, dtype: int) -> np.ndarray:
+    """An input as the array that the model takes.
+
+    Args:
+        name: the input's, for the error.
+        value: an array or nested lists.
+        dtype: the DataType that the signature declares.
+
+    Raises:
+        ConfigError: it cannot be converted without loss of kind: 0.5 to int64, a text to float.
+    """
+    if dtype == STRING:
+        return _strings(name, value)
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ConfigError(f"{name}: is no array: {error}.") from None
+    kind = numpy_type(dtype)
+    if kind is None or array.dtype.kind not in "biufc" or not _castable(array, kind):
+        raise ConfigError(f"{name}: {array.dtype} found; the model takes {type_name(dtype)}.")
+    if dtype == BFLOAT16:
+        bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
+        # To the nearest, ties to even: the half of what is cut off, and one if the kept is odd.
+        return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+    return array.astype(kind, copy=False)
+
+
+def _castable(array: np.ndarray, kind: Any) -> bool:
+    if array.dtype.kind in "iu" and np.dtype(kind).kind in "iu" and array.size:
+        limits = np.iinfo(kind)
+        return bool(limits.min <= array.min() and array.max() <= limits.max)
+    return array.dtype.kind in "iu" or np.can_cast(array.dtype, kind, "same_kind")
+
+
+def _strings(name: str, value: Any) -> np.ndarray:
+    array = value if isinstance(value, np.ndarray) else np.array(value, object)
+    flat = np.empty(array.size, object)
+    for place, one in enumerate(array.ravel().tolist()):
+        if isinstance(one, str):
+            flat[place] = one.encode("utf-8", "surrogateescape")
+        elif isinstance(one, bytes):
+            flat[place] = one
+        else:
+            raise ConfigError(
+                f"{name}: {type(one).__name__} found at place {place}; a string is expected."
+            )
+    return flat.reshape(array.shape)
+
+
+def text(array: np.ndarray) -> np.ndarray:
+    """Strings as str; other arrays as they are."""
+    if array.dtype != object:
+        return array
+    decoded = np.empty(array.size, object)
+    decoded[:] = [one.decode("utf-8", "surrogateescape") for one in array.ravel()]
+    return decoded.reshape(array.shape)
+
+
+def fill_example(values: Mapping[str, Any], example: Any) -> None:
+    """Fill a tf.Example out of a dict of numbers, strings, bytes, or lists of those.
+
+    Raises:
+        ConfigError: a value is none of these.
+    """
+    for name, value in values.items():
+        several = value if isinstance(value, list | tuple | np.ndarray) else [value]
+        feature = example.features.feature[name]
+        for one in several:
+            if isinstance(one, bool | int | np.integer | np.bool_):
+                feature.int64_list.value.append(int(one))
+            elif isinstance(one, float | np.floating):
+                feature.float_list.value.append(float(one))
+            elif isinstance(one, str | bytes):
+                data = one.encode() if isinstance(one, str) else one
+                feature.bytes_list.value.append(data)
+            else:
+                raise ConfigError(
+                    f"{name}: {type(one).__name__} found; a number or a string is expected."
+                )
+
+
+def _stub(channel: Any, name: str) -> Any:
+    service, takes, gives = _CALLS[name]
+    return channel.unary_unary(
+        f"/{service}/{name}",
+        request_serializer=message(takes).SerializeToString,
+        response_deserializer=message(gives).FromString,
+    )
+
+
+def _pairs(response: Any) -> list[list[tuple[str, float]]]:
+    return [
+        [(one.label, one.score) for one in row.classes] for row in response.result.classifications
+    ]
+
+
+def _numbers(response: Any) -> np.ndarray:
+    return np.array([one.value for one in response.result.regressions], np.float32)
+
+
+def _states(response: Any) -> dict[int, str]:
+    states = response.DESCRIPTOR.file.message_types_by_name["ModelVersionStatus"]
+    names = states.enum_types_by_name["State"].values_by_number
+    return {one.version: names[one.state].name for one in response.model_version_status}
+
+
+def _bytes(path: str | Path | None) -> bytes | None:
+    if path is None:
+        return None
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}.") from None
