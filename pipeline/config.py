@@ -216,6 +216,11 @@ class Push(Section):
 
     to: Place = Field(description="The model's base path, which TensorFlow Serving watches.")
     keep: int = Field(5, ge=1, description="How many of the newest versions stay there.")
+    model_server: str | None = Field(
+        None,
+        description="A tensorflow_model_server to check the model with before it is published; "
+        "else one on PATH, else our own server, which answers the same calls.",
+    )
 
 
 class Config(BaseModel):

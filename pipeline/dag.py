@@ -37,6 +37,7 @@ from ..components.names import SPLITS
 from ..components.pusher import Pusher
 from ..components.pusher.strategy import LastPushed
 from ..components.serving_check import ServingCheck
+from ..components.serving_check.check import find_server
 from ..trainer import families
 from . import code_digest, store
 from .config import Config, Data
@@ -102,6 +103,7 @@ def create_pipeline(
         model=model,
         examples=examples.outputs["examples"],
         inputs=config.data.inputs,
+        server=find_server(config.push.model_server),
     )
     destination = pusher_pb2.PushDestination.Filesystem(base_directory=config.push.to)
     pusher = Pusher(

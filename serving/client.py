@@ -294,6 +294,13 @@ class Client(_Messages):
         request.model_spec.name = self.model
         return _states(self._call("GetModelStatus", request))
 
+    def reasons(self) -> dict[int, str]:
+        """Of each version that could not be loaded, why. Raises ServerError."""
+        request = message("GetModelStatusRequest")()
+        request.model_spec.name = self.model
+        told = self._call("GetModelStatus", request).model_version_status
+        return {one.version: one.status.error_message for one in told if one.status.error_code}
+
     def _call(self, name: str, request: Any, timeout: float | None = None) -> Any:
         known = self._connection
         try:

@@ -14,9 +14,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..errors import ConfigError
-from ..terminal import errors
+from ..terminal import console, errors
 
 commands = typer.Typer()
+
+TokenFile = Annotated[
+    Path | None, typer.Option("--api-token-file", help="Of a server that asks for a token.")
+]
+Authority = Annotated[
+    Path | None, typer.Option("--ca", metavar="PEM", help="Speak TLS; who signed the server.")
+]
 
 # TensorFlow Serving takes --flag, --flag=true and --flag=false.
 _FLAGS = ("true", "false", "1", "0")
@@ -278,12 +285,8 @@ def predict(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where the CSV goes.")
     ] = None,
-    token_file: Annotated[
-        Path | None, typer.Option("--api-token-file", help="Of a server that asks for a token.")
-    ] = None,
-    ca: Annotated[
-        Path | None, typer.Option("--ca", metavar="PEM", help="Speak TLS; who signed the server.")
-    ] = None,
+    token_file: TokenFile = None,
+    ca: Authority = None,
 ) -> None:
     """Predict from a server, or in this process from the newest pushed version.
 
@@ -309,6 +312,36 @@ def predict(
     for one, prediction in zip(rows, predictions, strict=True):
         table.add_row(escape(str(one)), escape(prediction.label), f"{prediction.score:.4f}")
     Console().print(table)
+
+
+@commands.command()
+@errors
+def smoke(
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="A server's HOST:PORT/MODEL.")],
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="The model's folder of versions, or a version.")
+    ],
+    token_file: TokenFile = None,
+    ca: Authority = None,
+) -> None:
+    """Send a server the request that a pushed version carries, and compare the answer.
+
+    Exit codes: 0 alike, 2 something given cannot be used, 5 it differs or there is no answer.
+    """
+    from .client import Client
+    from .predictor import parse_address
+    from .smoke import smoke as replay
+
+    if (address := parse_address(target)) is None:
+        raise ConfigError(f"{target}: a server's HOST:PORT/MODEL is expected.")
+    with Client(*address, **_connection(token_file, ca)) as client:
+        compared = replay(client, model)
+    table = Table("output", "expected", "found", "", box=None, padding=(0, 2, 0, 0))
+    for one in compared:
+        verdict = "[green]alike[/]" if one.alike else "[red]differs[/]"
+        table.add_row(one.output, escape(one.expected), escape(one.found), verdict)
+    console().print(table)
+    raise typer.Exit(0 if all(one.alike for one in compared) else 5)
 
 
 def _connection(token_file: Path | None, ca: Path | None) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ComponentError
-from . import serving_ops, warmup
+from . import sample, serving_ops, warmup
 from .input import Shape, model_inputs
 from .preprocess import INPUTS, LABEL, one_string, sparse_strings
 
@@ -107,6 +107,8 @@ def export(
         }
         json.dump({"labels": list(labels), **facts, **description}, out)
     warmup.write(path, list(columns.inputs), columns.pixel_shapes)
+    fewer_bits = bool(served.facts.get("needs"))
+    sample.write(path, columns.inputs, columns.pixel_shapes, signatures.serve, fewer_bits)
     if COMPRESSION not in description:
         folder = os.path.join(path, TRANSFORM)
         _copy_folder(os.path.dirname(transform_output.transform_savedmodel_dir), folder)
@@ -148,6 +150,7 @@ class _Signatures:
     ) -> None:
         self._graph, self._transform, self._raw_spec = graph, transform, raw_spec
         self._labels, self._columns, self._multi_label = list(labels), columns, multi_label
+        self.serve: Any = None
 
     def add_to(self, archive: Any) -> None:
         import tensorflow as tf
@@ -161,7 +164,11 @@ class _Signatures:
             ("transform_features", self._transform_all, examples),
             ("transform_label", self._transform_label, examples),
         ):
-            archive.add_endpoint(name, plain(function), input_signature=signature)
+            endpoint = tf.function(plain(function), input_signature=signature)
+            endpoint.get_concrete_function()
+            archive.add_endpoint(name, endpoint)
+            if name == "serving_default":
+                self.serve = endpoint
 
     def _serve_raw(self, *columns: "tf.Tensor") -> Any:
         names = self._columns.inputs.values()

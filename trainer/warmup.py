@@ -47,9 +47,7 @@ def requests(
     from tensorflow_serving.apis import predict_pb2
 
     if pixel_shapes:
-        ((height, width, channels),) = pixel_shapes.values()
-        grey = tf.fill((height, width, channels), tf.constant(128, tf.uint8))
-        contents = [tf.io.encode_png(grey).numpy()]
+        contents = [picture(pixel_shapes)]
     else:
         contents = [b" ".join([b"word"] * words) for words in _WORDS]
     for batch in _BATCHES:
@@ -59,3 +57,12 @@ def requests(
             for name in inputs:
                 request.inputs[name].CopyFrom(tf.make_tensor_proto([content] * batch))
             yield request
+
+
+def picture(pixel_shapes: Mapping[str, Shape]) -> bytes:
+    """A grey PNG of the size that a model of pictures takes."""
+    import tensorflow as tf
+
+    ((height, width, channels),) = pixel_shapes.values()
+    grey = tf.fill((height, width, channels), tf.constant(128, tf.uint8))
+    return tf.io.encode_png(grey).numpy()

@@ -1,4 +1,4 @@
-"""Loads the exported model in a clean process and sends it raw rows, in InfraValidator's place."""
+"""Has a model server serve the exported model and sends it raw rows, in InfraValidator's place."""
 
 from .component import ServingCheck
 

@@ -17,6 +17,7 @@ class ServingCheckSpec(component_spec.ComponentSpec):
     PARAMETERS = {
         executor.INPUTS: component_spec.ExecutionParameter(type=str),
         executor.ROWS: component_spec.ExecutionParameter(type=int),
+        executor.SERVER: component_spec.ExecutionParameter(type=str),
     }
     INPUTS = {
         standard_component_specs.MODEL_KEY: component_spec.ChannelParameter(
@@ -34,7 +35,7 @@ class ServingCheckSpec(component_spec.ComponentSpec):
 
 
 class ServingCheck(base_component.BaseComponent):
-    """Checks that the exported model answers raw rows with only TensorFlow and TensorFlow Text.
+    """Checks that a model server in a process of its own serves the exported model.
 
     A drop-in for InfraValidator, without Docker or Kubernetes. Its output `blessing` is an
     `InfraBlessing`: TFX's marker file and int custom property `blessed`, a string custom
@@ -46,6 +47,7 @@ class ServingCheck(base_component.BaseComponent):
         inputs: the raw feature of each input of `serving_default`: {"text": ..., "text_pair":
             ...}, or {"image_bytes": ...}.
         rows: how many rows to send, 1 or more.
+        server: a tensorflow_model_server's path; "" is our own server, which answers the same.
 
     Raises:
         ConfigError: an argument is out of range.
@@ -55,7 +57,12 @@ class ServingCheck(base_component.BaseComponent):
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.Executor)
 
     def __init__(
-        self, model: BaseChannel, examples: BaseChannel, inputs: dict[str, str], rows: int = 8
+        self,
+        model: BaseChannel,
+        examples: BaseChannel,
+        inputs: dict[str, str],
+        rows: int = 8,
+        server: str = "",
     ) -> None:
         """Checks the arguments and wires the channels."""
         named = isinstance(inputs, dict) and all(isinstance(v, str) and v for v in inputs.values())
@@ -74,6 +81,7 @@ class ServingCheck(base_component.BaseComponent):
                 standard_component_specs.EXAMPLES_KEY: examples,
                 executor.INPUTS: json_utils.dumps(inputs),
                 executor.ROWS: rows,
+                executor.SERVER: server,
                 standard_component_specs.BLESSING_KEY: Channel(
                     type=standard_artifacts.InfraBlessing
                 ),

@@ -14,6 +14,7 @@ from . import check
 
 INPUTS = "inputs"
 ROWS = "rows"
+SERVER = "server"
 REPORT_FILE = "serving_check.json"
 VERDICT = "verdict"
 # TFX's own marks (tfx/components/infra_validator/executor.py), which the Pusher reads.
@@ -44,7 +45,8 @@ class Executor(base_executor.BaseExecutor):
         inputs = json_utils.loads(exec_properties[INPUTS])
         folder = path_utils.serving_model_path(model.uri, path_utils.is_old_model_artifact(model))
         rows = read_rows(split_files(examples), list(inputs.values()), exec_properties[ROWS])
-        mark(blessing, check.check_serving(folder, rows, inputs))
+        server = exec_properties[SERVER]
+        mark(blessing, check.check_serving(folder, rows, inputs, server=server))
 
 
 def split_files(examples: Artifact) -> list[str]:

@@ -1,22 +1,15 @@
-"""Run as `python -I probe.py REQUEST RESULT`: loads a SavedModel as a server would, and asks it.
+"""Asks a server that serves the exported model, and finds what is wrong with the answers."""
 
-It imports nothing of this package: a model that needs more than TensorFlow and TensorFlow Text
-must fail here. REQUEST is JSON (model, rows: serialized tf.Examples in base64, inputs: the
-features by the names of serving_default's inputs, multi_label and fewer_bits: bool); RESULT is JSON
-(failures: sentences; and what was measured, see `check.Report`).
-"""
-
-import base64
-import json
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
-import tensorflow_text as tf_text  # Registers its ops, as TensorFlow Serving does.
+
+from ...errors import EspalierError, ServerError
+from ...serving.client import Client
+from ...serving.process import MODEL, ServerProcess, wait_until_served
 
 ALIKE = 1e-4  # Between the two signatures: the same graph behind both.
 ALONE = 1e-3  # Between a batch and its first row alone: other kernels, other rounding.
@@ -24,10 +17,6 @@ ALONE_IN_FEWER_BITS = 0.05  # The same in bfloat16 or int8.
 SUM_TO_ONE = 1e-3
 LONG_TEXT = b"very " * 20_000
 CALLS = 20
-LIBRARIES = {
-    "espalier", "keras", "keras_hub", "keras_nlp", "tensorflow_model_optimization",
-    "tensorflow_transform", "tf_keras", "tfx", "torch", "transformers",
-}  # fmt: skip
 
 Answer = tuple[np.ndarray, list[str]]  # scores [B, C] float32, labels [B]
 Ask = Callable[[list[list[bytes]]], Answer]
@@ -39,83 +28,104 @@ class Refusal(Exception):
     """The model does not do what a server needs. The message is a sentence."""
 
 
-def modules() -> set[str]:
-    """Top-level names of the libraries of interest that are loaded now."""
-    return LIBRARIES & {name.partition(".")[0] for name in sys.modules}
-
-
-def probe(request: dict[str, Any], brought_in: set[str]) -> dict[str, Any]:
-    """Measures the model; raises Refusal at the first thing that is wrong.
+def probe(
+    server: ServerProcess, rows: list[bytes], inputs: dict[str, str], kind: dict[str, bool]
+) -> dict[str, Any]:
+    """Measure the model behind a server.
 
     Args:
-        request: model, rows, inputs; see above.
-        brought_in: what `import tensorflow` itself had loaded.
+        server: one that is starting.
+        rows: serialized tf.Examples.
+        inputs: the features by the names of serving_default's inputs.
+        kind: multi_label, and fewer_bits: whether the graph computes in them.
+
+    Returns:
+        what `check.Report` has under `measured`.
+
+    Raises:
+        Refusal: at the first thing that is wrong.
     """
-    rows = [base64.b64decode(row) for row in request["rows"]]
-    names, keys = list(request["inputs"]), list(request["inputs"].values())
-    raw = [values_of(row, keys) for row in rows]
+    client = Client(server.target, MODEL)
     begin = time.perf_counter()
-    model = tf.saved_model.load(request["model"])
-    load_seconds = time.perf_counter() - begin
-    multi_label = request.get("multi_label", False)
-    ask = asker(signature(model, "serving_default"), names, multi_label)
+    if why := wait_until_served(server, client):
+        raise Refusal(why)
+    ready = time.perf_counter() - begin
+    try:
+        return {"ready_seconds": round(ready, 3), **_measure(server, client, rows, inputs, kind)}
+    except EspalierError as error:
+        if fate := server.fate():
+            raise Refusal(fate) from None
+        raise Refusal(f"{error}") from None
+    finally:
+        client.close()
+
+
+def _measure(
+    server: ServerProcess,
+    client: Client,
+    rows: list[bytes],
+    inputs: dict[str, str],
+    kind: dict[str, bool],
+) -> dict[str, Any]:
+    names, keys = list(inputs), list(inputs.values())
+    raw = [values_of(row, keys) for row in rows]
+    signatures = client.metadata()
+    multi_label = kind.get("multi_label", False)
+    takes(signatures, "serving_default", names)
+    ask = asker(server, client, names, multi_label)
     scores, labels = ask(raw)
-    examples = signature(model, "serve_examples")
-    difference = check_examples(examples, rows, scores, labels, multi_label)
-    check_alone(ask, raw, scores, ALONE_IN_FEWER_BITS if request.get("fewer_bits") else ALONE)
+    difference = check_examples(server, client, signatures, rows, (scores, labels), multi_label)
+    check_alone(ask, raw, scores, ALONE_IN_FEWER_BITS if kind.get("fewer_bits") else ALONE)
     if names == IMAGE:
         check_no_images(ask)
     else:
         check_odd_texts(ask, len(names), scores.shape[1])
-    latency_ms = median_ms(lambda: ask(raw[:1]))
-    needed = sorted(modules() - brought_in)
-    if needed:
-        raise Refusal(f"it loads {', '.join(needed)}, which a server does not have.")
+    shown = [values_of(row, ["path"]) for row in rows[:2]] if names == IMAGE else raw[:2]
     return {
         "rows": len(rows),
         "classes": int(scores.shape[1]),
-        "load_seconds": round(load_seconds, 3),
-        "latency_ms": round(latency_ms, 3),
+        "latency_ms": round(median_ms(lambda: ask(raw[:1])), 3),
         "largest_difference": difference,
-        "predictions": predictions(
-            [values_of(row, ["path"]) for row in rows[:2]] if names == IMAGE else raw[:2],
-            scores,
-            labels,
-        ),
-        "tensorflow": tf.__version__,
-        "tensorflow_text": tf_text.__version__,
+        "predictions": predictions(shown, scores, labels),
     }
 
 
 def values_of(row: bytes, keys: list[str]) -> list[bytes]:
     """The row's values of these features."""
+    import tensorflow as tf
+
     features = tf.train.Example.FromString(row).features.feature
     return [features[key].bytes_list.value[0] for key in keys]
 
 
-def signature(model: Any, name: str) -> Any:
-    """The model's signature of that name; Refusal if it has none."""
-    if name not in model.signatures:
-        found = ", ".join(sorted(model.signatures)) or "none"
-        raise Refusal(f"it has no signature {name!r} (found: {found}).")
-    return model.signatures[name]
+def takes(signatures: Any, name: str, wanted: list[str] | None) -> list[str]:
+    """The inputs of the signature of that name; Refusal if there is none, or it takes others."""
+    if name not in signatures:
+        others = ", ".join(sorted(signatures)) or "none"
+        raise Refusal(f"it has no signature {name!r} (found: {others}).")
+    found = sorted(signatures[name].inputs)
+    if wanted is not None and found != wanted:
+        raise Refusal(f"{name} takes {found}, and should take {wanted}.")
+    return found
 
 
-def asker(function: Any, names: list[str], multi_label: bool = False) -> Ask:
+def asker(
+    server: ServerProcess, client: Client, names: list[str], multi_label: bool = False
+) -> Ask:
     """A function from rows of raw inputs to a checked answer of `serving_default`."""
-    found = sorted(function.structured_input_signature[1])
-    if found != names:
-        raise Refusal(f"serving_default takes {found}, and should take {names}.")
 
     def ask(rows: list[list[bytes]]) -> Answer:
-        columns = {name: tf.constant([row[i] for row in rows]) for i, name in enumerate(names)}
-        return checked(function(**columns), len(rows), "serving_default", multi_label)
+        columns = {name: [row[place] for row in rows] for place, name in enumerate(names)}
+        outputs = client.predict(columns, timeout=server.left())
+        return checked(outputs, len(rows), "serving_default", multi_label)
 
     return ask
 
 
-def checked(outputs: dict[str, Any], rows: int, where: str, multi_label: bool = False) -> Answer:
-    """The outputs as numpy; Refusal unless they are scores and a label for every row.
+def checked(
+    outputs: dict[str, np.ndarray], rows: int, where: str, multi_label: bool = False
+) -> Answer:
+    """The answer; Refusal unless it is scores and a label for every row.
 
     Scores of classes that exclude each other sum to one and have a likeliest label; others lie
     between 0 and 1 each, and may come with no label.
@@ -123,7 +133,7 @@ def checked(outputs: dict[str, Any], rows: int, where: str, multi_label: bool = 
     missing = sorted({"scores", "label"} - set(outputs))
     if missing:
         raise Refusal(f"{where} does not return {', '.join(missing)}.")
-    scores, labels = outputs["scores"].numpy(), outputs["label"].numpy()
+    scores, labels = outputs["scores"], outputs["label"]
     if scores.ndim != 2 or scores.shape[0] != rows or labels.shape != (rows,):
         shapes = f"scores {list(scores.shape)} and label {list(labels.shape)}"
         raise Refusal(f"{where} answered {rows} row(s) with {shapes}.")
@@ -132,28 +142,30 @@ def checked(outputs: dict[str, Any], rows: int, where: str, multi_label: bool = 
     if multi_label:
         if scores.min() < 0 or scores.max() > 1:
             raise Refusal(f"{where} returned scores that do not lie between 0 and 1.")
-        return scores, [label.decode(errors="replace") for label in labels]
+        return scores, labels.tolist()
     furthest = float(np.abs(scores.sum(axis=1) - 1).max())
     if furthest > SUM_TO_ONE or scores.min() < 0:
         raise Refusal(f"{where} returned scores that are not a softmax (sums off by {furthest:g}).")
     if labels.dtype != object or not all(labels):
         raise Refusal(f"{where} returned an empty label, or labels that are not strings.")
-    return scores, [label.decode(errors="replace") for label in labels]
+    return scores, labels.tolist()
 
 
 def check_examples(
-    function: Any,
+    server: ServerProcess,
+    client: Client,
+    signatures: Any,
     rows: list[bytes],
-    scores: np.ndarray,
-    labels: list[str],
+    answer: Answer,
     multi_label: bool = False,
 ) -> float:
     """Refusal unless serve_examples answers as serving_default did; the largest difference."""
-    names = list(function.structured_input_signature[1])
+    names = takes(signatures, "serve_examples", None)
     if len(names) != 1:
         raise Refusal(f"serve_examples takes {names}, and should take one argument.")
-    outputs = function(**{names[0]: tf.constant(rows)})
+    outputs = client.predict({names[0]: rows}, signature="serve_examples", timeout=server.left())
     again, again_labels = checked(outputs, len(rows), "serve_examples", multi_label)
+    scores, labels = answer
     if again.shape != scores.shape:
         raise Refusal("serve_examples and serving_default return different numbers of scores.")
     difference = float(np.abs(again - scores).max())
@@ -184,8 +196,8 @@ def check_odd_texts(ask: Ask, text_count: int, classes: int) -> None:
     for what, text in (("an empty text", b""), ("a very long text", LONG_TEXT)):
         try:
             scores, _ = ask([[text] * text_count])
-        except tf.errors.OpError as error:
-            raise Refusal(f"{what} makes it fail: {one_line(error)}") from error
+        except ServerError as error:
+            raise _if_alive(what, error) from None
         if scores.shape[1] != classes:
             raise Refusal(f"{what} is answered with {scores.shape[1]} scores, not {classes}.")
 
@@ -195,11 +207,16 @@ def check_no_images(ask: Ask) -> None:
     for what, data in NO_IMAGES.items():
         try:
             ask([[data]])
-        except tf.errors.InvalidArgumentError:
-            continue
-        except tf.errors.OpError as error:
-            raise Refusal(f"{what} makes it fail: {one_line(error)}") from error
+        except ServerError as error:
+            if error.code == "INVALID_ARGUMENT":
+                continue
+            raise _if_alive(what, error) from None
         raise Refusal(f"{what} is answered as if it were a picture.")
+
+
+def _if_alive(what: str, error: ServerError) -> Exception:
+    """What the error says of the model; a server that is gone is another matter."""
+    return error if error.code == "UNAVAILABLE" else Refusal(f"{what} makes it fail: {error}")
 
 
 def median_ms(call: Callable[[], Any]) -> float:
@@ -222,32 +239,3 @@ def predictions(
         text = words[0] if len(words) == 1 else words
         shown.append({"text": text, "label": label, "score": float(row_scores.max())})
     return shown
-
-
-def one_line(error: Exception, width: int = 400) -> str:
-    """An error's message without its line breaks."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:width]
-
-
-def outcome(request: dict[str, Any], brought_in: set[str]) -> dict[str, Any]:
-    """What was measured, and `failures`: the sentence that stopped it, or none."""
-    try:
-        return {"failures": [], **probe(request, brought_in)}
-    except Refusal as refusal:
-        return {"failures": [str(refusal)]}
-    except (tf.errors.OpError, OSError, ValueError) as error:
-        return {"failures": [one_line(error)]}
-
-
-def main(request_path: str, result_path: str) -> None:
-    """Reads the request, writes the result; a crash ends the process with its traceback."""
-    brought_in = modules()
-    with open(request_path, encoding="utf-8") as file:
-        request = json.load(file)
-    result = outcome(request, brought_in)
-    with open(result_path, "w", encoding="utf-8") as file:
-        json.dump(result, file)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -1,10 +1,12 @@
-"""The serving check: a clean process answers raw rows, and anything else is a sentence."""
+"""The serving check: a server of its own answers raw rows, and anything else is a sentence."""
 
-import base64
 import json
 import os
+import stat
+import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,11 @@ from espalier import cpu as machine
 from espalier.components.serving_check import ServingCheck, check, probe
 from espalier.components.serving_check.executor import Executor, read_rows
 from espalier.errors import ConfigError
+from espalier.serving.grpc_door import DoorOptions
+from espalier.serving.manager import ModelConfig
+from espalier.serving.process import MODEL, ServerProcess
+from espalier.serving.rest_door import RestOptions
+from espalier.serving.server import Options, Server
 from espalier.trainer import serving_ops
 
 LABELS = ["bad", "good"]
@@ -99,22 +106,52 @@ def model(tmp_path_factory) -> str:
 
 
 @pytest.fixture
-def child(tmp_path, monkeypatch):
-    """Replaces the probe's script: a child process that ends as told."""
+def binary(tmp_path: Path) -> Callable[[str], str]:
+    """Writes a model server that does as told."""
 
-    def replace(code: str) -> None:
-        path = tmp_path / "probe.py"
-        path.write_text(code)
-        monkeypatch.setattr(check, "PROBE", str(path))
+    def write(code: str) -> str:
+        path = tmp_path / "tensorflow_model_server"
+        path.write_text(f"#!{sys.executable}\nimport os, sys, time\n{code}\n")
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+        return str(path)
 
-    return replace
+    return write
 
 
-def outcome(model: str, inputs: dict[str, str], brought_in: set[str] | None = None) -> dict:
-    """The probe's work in this process: it spares a second import of TensorFlow."""
-    rows = [base64.b64encode(row).decode() for row in ROWS]
-    request = {"model": model, "rows": rows, "inputs": inputs}
-    return probe.outcome(request, probe.LIBRARIES if brought_in is None else brought_in)
+class Running(subprocess.Popen):
+    """Stands for the process of a server that runs in this one."""
+
+    def __init__(self) -> None:
+        super().__init__(["true"])
+        self.wait()
+
+    def poll(self) -> None:
+        return None
+
+
+def outcome(
+    model: str, inputs: dict[str, str], rows: list[bytes] | None = None, **kind: bool
+) -> dict:
+    """What the probe finds, with the server in this process: it spares TensorFlow's import."""
+    base, socket = Path(f"{model}-served"), f"{model}.s"
+    base.mkdir(exist_ok=True)
+    if not (base / "1").exists():
+        (base / "1").symlink_to(model)
+    server = Server(
+        Options(
+            models=[ModelConfig(MODEL, base)],
+            grpc=DoorOptions(port=0, socket_path=socket),
+            rest=RestOptions(port=0),
+        )
+    )
+    server.start()
+    running = ServerProcess(f"unix:{socket}", Running(), Path("log"), time.monotonic() + 60)
+    try:
+        return {"failures": [], **probe.probe(running, rows or ROWS, inputs, kind)}
+    except probe.Refusal as refusal:
+        return {"failures": [str(refusal)]}
+    finally:
+        server.stop(1)
 
 
 def assert_refused(report: check.Report, *words: str) -> None:
@@ -139,7 +176,7 @@ def test_a_sound_model_is_blessed_with_numbers(model):
         for name in names
     )
     assert result["largest_difference"] <= 1e-4
-    assert result["load_seconds"] > 0 and result["latency_ms"] > 0
+    assert result["ready_seconds"] > 0 and result["latency_ms"] > 0
     assert [p["text"] for p in result["predictions"]] == TEXTS[:2]
     assert all(p["label"] in LABELS and 0.5 <= p["score"] <= 1 for p in result["predictions"])
 
@@ -163,7 +200,7 @@ def test_a_pair_of_texts_is_sent_as_two(tmp_path):
         ("shape", "label [4, 1]"),
         ("empty label", "an empty label"),
         ("batch", "alone and in a batch differ by"),
-        ("empty text", "an empty text makes it fail: InvalidArgumentError"),
+        ("empty text", "an empty text makes it fail: model at unix:"),
         ("no examples", "no signature 'serve_examples' (found: serving_default"),
     ],
 )
@@ -177,15 +214,10 @@ def test_a_pair_is_not_a_single_text(model):
     assert failure == "serving_default takes ['text'], and should take ['text', 'text_pair']."
 
 
-def test_a_model_that_loads_more_than_tensorflow(model):
-    (failure,) = outcome(model, ONE, brought_in=set())["failures"]
-    assert "tfx" in failure and failure.endswith("which a server does not have.")
-
-
-def test_a_fault_found_in_the_clean_process_is_the_verdict(tmp_path):
+def test_a_fault_found_by_the_server_is_the_verdict(tmp_path):
     model = save(str(tmp_path / "m"), "empty text")
     report = check.check_serving(model, ROWS, ONE)
-    assert_refused(report, "an empty text makes it fail: InvalidArgumentError")
+    assert_refused(report, "an empty text makes it fail", "no text", "INVALID_ARGUMENT")
 
 
 def test_ops_that_tensorflow_serving_lacks_are_named(model, monkeypatch):
@@ -213,49 +245,52 @@ def test_no_rows(model):
 # --- a process that does not come back with an answer ---------------------------------------
 
 
-def test_a_crash_is_told_with_its_last_words(model, child):
-    child("import sys; print('lots of noise', file=sys.stderr); raise RuntimeError('no kernel')")
-    report = check.check_serving(model, ROWS, ONE)
+def test_a_crash_is_told_with_its_last_words(model, binary):
+    server = binary("print('lots of noise', file=sys.stderr); raise RuntimeError('no kernel')")
+    report = check.check_serving(model, ROWS, ONE, server=server)
     assert_refused(report, "exit code 1", "RuntimeError: no kernel")
 
 
-def test_an_abort_is_told_by_its_signal(model, child):
-    child("import os, sys; print('terminate called', file=sys.stderr, flush=True); os.abort()")
-    report = check.check_serving(model, ROWS, ONE)
+def test_an_abort_is_told_by_its_signal(model, binary):
+    server = binary("print('terminate called', file=sys.stderr, flush=True); os.abort()")
+    report = check.check_serving(model, ROWS, ONE, server=server)
     assert_refused(report, "ended by SIGABRT", "terminate called")
 
 
-def test_a_hang_is_ended(model, child):
-    child("import time; time.sleep(60)")
+def test_a_hang_is_ended(model, binary):
+    server = binary("time.sleep(60)")
     begin = time.monotonic()
-    assert_refused(check.check_serving(model, ROWS, ONE, timeout=1), "within 1 s")
+    report = check.check_serving(model, ROWS, ONE, timeout=1, server=server)
+    assert_refused(report, "not ready in time")
     assert time.monotonic() - begin < 20
 
 
-def test_the_process_is_clean(model, child, monkeypatch):
-    """Nothing of ours reaches the probe: no path, no switch of Keras, no GPU."""
-    monkeypatch.setenv("PYTHONPATH", "/nowhere/of/ours")
+def test_a_server_that_cannot_be_run(model, tmp_path):
+    report = check.check_serving(model, ROWS, ONE, server=str(tmp_path / "nothing"))
+    assert_refused(report, "nothing cannot be run: No such file")
+
+
+def test_a_named_server_is_started_with_tensorflow_servings_flags(model, binary, monkeypatch):
+    """The binary that is named is what answers; here it hands its own flags on to ours."""
     monkeypatch.setenv("TF_USE_LEGACY_KERAS", "1")
-    child(
-        "import json, os, sys\n"
-        "state = [sys.path, sorted(k for k in os.environ if k.startswith('TF_')),\n"
-        "         os.environ['CUDA_VISIBLE_DEVICES'], sys.flags.isolated]\n"
-        "json.dump({'failures': [json.dumps(state)]}, open(sys.argv[2], 'w'))\n"
+    server = binary(
+        "assert [k for k in os.environ if k.startswith('TF_')] == ['TF_CPP_MIN_LOG_LEVEL']\n"
+        "assert os.environ['CUDA_VISIBLE_DEVICES'] == ''\n"
+        "ours = [sys.executable, '-m', 'espalier.serving', 'serve']\n"
+        "os.execv(sys.executable, [*ours, *sys.argv[1:]])"
     )
-    (state,) = check.run_probe(model, ROWS, ONE, 30)["failures"]
-    path, switches, gpus, isolated = json.loads(state)
-    assert "/nowhere/of/ours" not in path and os.getcwd() not in path
-    assert switches == ["TF_CPP_MIN_LOG_LEVEL"] and gpus == "" and isolated == 1
+    report = check.check_serving(model, ROWS, ONE, server=server)
+    assert report.blessed, report.verdict
+    assert report.measured["server"] == server
 
 
-def test_the_probe_imports_only_tensorflow_and_its_text():
-    source = Path(check.__file__).with_name("probe.py").read_text()
-    imported = {
-        line.split()[1].partition(".")[0]
-        for line in source.splitlines()
-        if line.startswith(("import ", "from "))
-    }
-    assert imported - set(sys.stdlib_module_names) == {"numpy", "tensorflow", "tensorflow_text"}
+def test_a_server_on_path_is_taken(binary, monkeypatch):
+    server = binary("pass")
+    monkeypatch.setenv("PATH", str(Path(server).parent))
+    assert check.find_server(None) == server
+    assert check.find_server("another") == "another"
+    monkeypatch.setenv("PATH", "")
+    assert check.find_server(None) == ""
 
 
 # --- executor and component -----------------------------------------------------------------
@@ -283,11 +318,11 @@ class Checking:
             for record in rows:
                 writer.write(record)
 
-    def run(self, rows: int = 2) -> dict:
+    def run(self, rows: int = 2, server: str = "") -> dict:
         Executor().Do(
             {"model": [self.model], "examples": [self.examples]},
             {"blessing": [self.blessing]},
-            {"inputs": '{"text": "review"}', "rows": rows},
+            {"inputs": '{"text": "review"}', "rows": rows, "server": server},
         )
         return json.loads(Path(self.blessing.uri, "serving_check.json").read_text())
 
@@ -306,10 +341,9 @@ def test_executor_blesses_with_rows_of_the_eval_split(model, tmp_path):
     assert checking.blessing.get_string_custom_property("verdict") == result["verdict"]
 
 
-def test_executor_marks_a_refusal(model, tmp_path, child):
-    child("import os; os.abort()")
+def test_executor_marks_a_refusal(model, tmp_path, binary):
     checking = Checking(model, tmp_path)
-    result = checking.run()
+    result = checking.run(server=binary("os.abort()"))
     checking.assert_marked(blessed=False)
     assert not result["blessed"] and "SIGABRT" in result["verdict"]
 
@@ -333,7 +367,11 @@ def make(**arguments) -> ServingCheck:
 def test_component_is_a_drop_in_for_infra_validator():
     component = make()
     assert component.outputs["blessing"].type is standard_artifacts.InfraBlessing
-    assert component.exec_properties == {"inputs": '{"text": "review"}', "rows": 8}
+    assert component.exec_properties == {
+        "inputs": '{"text": "review"}',
+        "rows": 8,
+        "server": "",
+    }
 
 
 @pytest.mark.parametrize(
@@ -394,10 +432,7 @@ def picture_row() -> bytes:
 
 
 def ask(model: str, multi_label: bool) -> dict:
-    rows = [base64.b64encode(picture_row()).decode()]
-    inputs = {"image_bytes": "image"}
-    request = {"model": model, "rows": rows, "inputs": inputs, "multi_label": multi_label}
-    return probe.outcome(request, probe.LIBRARIES)
+    return outcome(model, {"image_bytes": "image"}, [picture_row()], multi_label=multi_label)
 
 
 def test_pictures_are_sent_and_named_by_their_path(tmp_path):
