@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -342,6 +343,91 @@ def smoke(
         table.add_row(one.output, escape(one.expected), escape(one.found), verdict)
     console().print(table)
     raise typer.Exit(0 if all(one.alike for one in compared) else 5)
+
+
+@commands.command()
+@errors
+def load(
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="A server's HOST:PORT/MODEL.")],
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, help="Requests always under way; 8 if left out.")
+    ] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="Instead, requests that begin in a second, at random times."),
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long it counts.")] = 10,
+    warmup_seconds: Annotated[float, typer.Option(min=0, help="Before that.")] = 2,
+    batch: Annotated[int, typer.Option(min=1, help="Rows in a request.")] = 1,
+    text: Annotated[
+        list[str] | None, typer.Option("--text", help="What is sent; several are sent in turn.")
+    ] = None,
+    image: Annotated[
+        list[Path] | None, typer.Option("--image", help="A picture's file, in turn too.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", metavar="CSV", help="Rows to send, in turn.")
+    ] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(help="Of the CSV, for each of the model's inputs in alphabetical order."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Draw it: .svg, .png or .pdf."),
+    ] = None,
+    token_file: TokenFile = None,
+    ca: Authority = None,
+) -> None:
+    """Measure how many requests a server answers, and how fast: a load test over gRPC.
+
+    With --rate, times count from when a request was due, so that a server that stands still is
+    not flattered. Models of Espalier's get a plain sentence or a grey picture if nothing is given.
+    Exit codes: 0 all was answered, 2 something given cannot be used, 5 a request failed.
+    """
+    from . import load_test
+    from .client import Client, Connection
+    from .load_requests import Given, bodies
+    from .predictor import parse_address
+
+    if (address := parse_address(target)) is None:
+        raise ConfigError(f"{target}: a server's HOST:PORT/MODEL is expected.")
+    if concurrency and rate:
+        raise ConfigError("give --concurrency or --rate, not both.")
+    if output is not None:
+        load_test.check_picture(output)
+    connection = Connection(**_connection(token_file, ca))
+    given = Given(text or (), image or (), data, column or ())
+    with Client(*address, token=connection.token, ca=connection.ca) as client:
+        sent = bodies(client, given, batch)
+    plan = load_test.Plan(concurrency or 8, rate, seconds, warmup_seconds, batch)
+    with _progress(plan.warmup_seconds + plan.seconds) as told:
+        result = load_test.run(address[0], sent, plan, connection, told)
+    console().print(load_test.table(result))
+    if result.first_error:
+        console().print(f"the first error: {escape(result.first_error)}", highlight=False)
+    if output is not None:
+        pace = f"{rate:g} requests/s" if rate else f"{plan.concurrency} requests at once"
+        load_test.picture(result, f"{address[1]}, {pace}, {batch} row(s) each", output)
+    raise typer.Exit(5 if result.errors else 0)
+
+
+@contextlib.contextmanager
+def _progress(seconds: float) -> Iterator[Callable[[float, int, int], None]]:
+    """A bar of so many seconds, on standard error; yields what moves it."""
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    words = TextColumn("{task.fields[requests]:,} requests, {task.fields[failed]:,} failed")
+    # Drawn when it moves alone: a thread that draws would take time from the load.
+    with Progress(
+        BarColumn(), words, console=Console(stderr=True), transient=True, auto_refresh=False
+    ) as bar:
+        task = bar.add_task("", total=seconds, requests=0, failed=0)
+
+        def told(now: float, requests: int, failed: int) -> None:
+            bar.update(task, completed=now, requests=requests, failed=failed, refresh=True)
+
+        yield told
 
 
 def _connection(token_file: Path | None, ca: Path | None) -> dict[str, Any]:

@@ -5,7 +5,6 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -90,7 +89,7 @@ def _predict(
 
     with ThreadPoolExecutor(_REQUESTS) as pool:
         try:
-            while batch := list(islice(rows, _ROWS)):
+            for batch in _batches(rows):
                 inputs: list[list[Any]] = [[row[place] for _, row in batch] for place in places]
                 if predictor.takes_images:
                     inputs = [[file.parent / path for path in inputs[0]]]
@@ -101,6 +100,24 @@ def _predict(
             while waiting:
                 write()
     return total
+
+
+def _batches(rows: Iterator[Row]) -> Iterator[list[Row]]:
+    """The rows in requests of a size; those before a bad row, then its error."""
+    batch: list[Row] = []
+    wrong = None
+    try:
+        for row in rows:
+            batch.append(row)
+            if len(batch) == _ROWS:
+                yield batch
+                batch = []
+    except DataError as error:
+        wrong = error
+    if batch:
+        yield batch
+    if wrong is not None:
+        raise wrong
 
 
 def _rows(file: Path, opened: IO[str]) -> Iterator[Row]:

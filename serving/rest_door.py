@@ -8,6 +8,7 @@ import ssl as tls
 import tempfile
 import threading
 import time
+import zlib
 from concurrent import futures
 from dataclasses import dataclass
 from pathlib import Path
@@ -205,7 +206,7 @@ class _Api(_Handler):
             raise invalid(f"Malformed request: POST {self.request.path}")
         method = found[4].lower()
         spec = _spec(*found.groups()[:3])
-        document = rest_json.parse(self.request.body)
+        document = rest_json.parse(self._body())
         rest_json.fill_signature(document, spec)
         request_id = self.request.headers.get("X-Request-Id", "")
         call = (deadline, request_id)
@@ -226,6 +227,21 @@ class _Api(_Handler):
         if method == "classify":
             return rest_json.classifications(answer.result)
         return rest_json.regressions(answer.result)
+
+    def _body(self) -> bytes:
+        if "gzip" not in self.request.headers.get("Content-Encoding", ""):
+            return self.request.body
+        most = self.door.max_message_bytes
+        zipped = zlib.decompressobj(zlib.MAX_WBITS | 16)  # 16: gzip's header
+        try:
+            body = zipped.decompress(self.request.body, most + 1)
+        except zlib.error:
+            raise invalid("Failed to uncompress the gzipped body") from None
+        if len(body) > most:
+            raise invalid(f"The body, uncompressed, has more than {most} bytes")
+        if not zipped.eof:
+            raise invalid("Failed to uncompress the gzipped body")
+        return body
 
     def _look(self) -> str:
         self.admit()
@@ -251,9 +267,10 @@ class _Api(_Handler):
 def _spec(name: str, version: str | None, label: str | None) -> Any:
     spec = model_pb2.ModelSpec(name=unquote(name))
     if version:
-        if int(version) >= 2**63:
+        digits = version.lstrip("0") or "0"  # Python refuses thousands of them
+        if len(digits) > 19 or int(digits) >= 2**63:
             raise invalid(f"Failed to convert version: {version} to numeric.")
-        spec.version.value = int(version)
+        spec.version.value = int(digits)
     if label:
         spec.version_label = unquote(label)
     return spec
@@ -277,7 +294,8 @@ class _Page(_Handler):
         self.set_header(
             "Content-Security-Policy",
             "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-            "connect-src 'self'; img-src data: blob:",
+            "connect-src 'self'; img-src data: blob:; form-action 'none'; base-uri 'none'; "
+            "frame-ancestors 'none'",
         )
         self.write(_PAGE.read_bytes())
 

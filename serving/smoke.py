@@ -64,9 +64,15 @@ def _compare(name: str, expected: Any, found: np.ndarray | None, tolerance: floa
         alike = wanted.tolist() == found.tolist()
     else:
         alike = bool(np.abs(wanted - found).max(initial=0) <= tolerance)
-    return Compared(name, _shown(expected), _shown(found.tolist()), alike)
+    return Compared(
+        name,
+        _shown(expected),
+        _shown(found.astype(float) if found.dtype.kind == "f" else found),
+        alike,
+    )
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value, default=str)
+    array = np.array(value)
+    text = json.dumps((array if array.dtype.kind in "UO" else array.round(5)).tolist())
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,5 +1,6 @@
 """The whole line on a small job: what is pushed, what a second run does, what is refused."""
 
+import ast
 import fcntl
 import json
 import os
@@ -12,10 +13,15 @@ import termios
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
+from google.protobuf import json_format
 from ruamel.yaml import YAML
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-from espalier import Config, Predictor, RunResult, run
+from espalier import Client, Config, Predictor, RunResult, run
+from espalier.serving.process import MODEL, started, wait_until_served
+from espalier.serving.smoke import SAMPLE, smoke
 
 CLIENT = """
 import json, sys
@@ -70,6 +76,32 @@ for record in tf.data.TFRecordDataset(sys.argv[1] + "/assets.extra/tf_serving_wa
 def test_the_version_answers_its_own_warm_up_requests(first_run: RunResult) -> None:
     answer = in_a_clean_process(WARM_UP, first_run.pushed)
     assert answer.split() == ["1"] * 3 + ["32"] * 3
+
+
+def test_a_server_answers_the_sample_that_the_version_carries(
+    first_run: RunResult, tmp_path: Path
+) -> None:
+    version = Path(str(first_run.pushed))
+    with started(version) as server, Client(server.target, MODEL) as client:
+        assert wait_until_served(server, client) == ""
+        compared = smoke(client, version)
+        assert {one.output for one in compared if one.alike} == {"label", "scores"}, compared
+        sample = json.loads((version / SAMPLE).read_text())
+        request = predict_pb2.PredictRequest()
+        json_format.ParseDict(sample["grpc"]["request"], request)
+        request.model_spec.name = MODEL
+        with grpc.insecure_channel(server.target) as channel:
+            stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+            answer = stub.Predict(request, timeout=60)
+        assert answer.outputs["label"].string_val[0].decode() == sample["outputs"]["label"][0]
+        assert json.loads(sample["curl"].split("'")[1]) == {"inputs": sample["inputs"]}
+        assert client.predict(literal(sample["python"]))["label"] == sample["outputs"]["label"]
+    assert server.process.poll() is not None
+
+
+def literal(line: str) -> Any:
+    """What stands between predict( and the last bracket."""
+    return ast.literal_eval(line.split(".predict(")[1][:-1])
 
 
 def test_the_serving_graph_was_proven(first_run: RunResult) -> None:
