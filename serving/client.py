@@ -2,10 +2,10 @@
 
 Imports no TensorFlow and needs none installed.
 
-    from espalier import Client
-
-    client = Client("localhost:8500", "reviews")
-    client.predict({"text": ["Not bad at all."]})["label"]  # array(['positive'], dtype=object)
+    >>> from espalier import Client
+    >>> client = Client("localhost:8500", "reviews")
+    >>> client.predict({"text": ["Not bad at all."]})["label"]
+    array(['positive'], dtype=object)
 """
 
 import json

@@ -245,8 +245,12 @@ def serve(
     doors += [f"gRPC unix:{grpc_socket_path}"] if grpc_socket_path else []
     doors += [f"REST {scheme}://{host}:{rest_api_port}"] if rest_api_port else []
     names = ", ".join(model.name for model in models)
-    Console().print(f"serving {escape(names)}: {'; '.join(doors)}", highlight=False, soft_wrap=True)
+    waiting = "" if server.manager.ready() else " (not all have a version yet)"
+    words = f"serving {escape(names)}{waiting}: {'; '.join(doors)}"
+    Console().print(words, highlight=False, soft_wrap=True)
     server.wait()
+    sys.stdout.flush()
+    os._exit(0)  # a thread in a request that never ends would keep Python here
 
 
 def _log_plainly() -> None:

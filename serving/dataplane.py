@@ -21,7 +21,7 @@ from tensorflow_serving.apis import (
 from .manager import Manager, Version
 from .servable import check_feed
 from .status import Status, invalid
-from .tensors import FLOAT, STRING, to_numpy, to_proto, type_name
+from .tensors import BFLOAT16, FLOAT, HALF, STRING, to_numpy, to_proto, type_name, typed_field
 
 DEFAULT = "serving_default"
 CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
@@ -202,23 +202,20 @@ def _compute(
 
 def write_tensor(value: np.ndarray, dtype: int, proto: Any, as_content: bool) -> None:
     """Write an output: as content, or as the typed field of its type."""
-    if value.dtype.name == "bfloat16":
-        value = value.view(np.uint16)
+    if dtype == BFLOAT16:
+        value = value.view(np.uint16)  # its bits, which both forms hold
+    if as_content or dtype == STRING:
         to_proto(value, proto, dtype)
-        return
-    if as_content or dtype == STRING or dtype not in _TYPED:
-        to_proto(value, proto)
         return
     proto.dtype = dtype
     for size in value.shape:
         proto.tensor_shape.dim.add().size = size
-    getattr(proto, _TYPED[dtype]).extend(value.ravel().tolist())
-
-
-_TYPED = {
-    1: "float_val", 2: "double_val", 3: "int_val", 4: "int_val", 5: "int_val", 6: "int_val",
-    9: "int64_val", 10: "bool_val", 22: "uint32_val", 23: "uint64_val",
-}  # fmt: skip
+    flat = value.ravel()
+    if dtype == HALF:
+        flat = flat.view(np.uint16)
+    elif np.iscomplexobj(flat):
+        flat = flat.view(flat.real.dtype)  # real and imaginary parts in turn
+    getattr(proto, typed_field(dtype)).extend(flat.tolist())
 
 
 def fill_spec(spec: Any, version: Version, signature: str = "") -> None:
@@ -277,6 +274,10 @@ def _inputs(signature: Any, given: Mapping[str, Any]) -> dict[str, np.ndarray]:
                 f"{type_name(given[alias].dtype)} is provided"
             )
         check_feed(alias, info, value)
+        if info.dtype == BFLOAT16:
+            import ml_dtypes  # TensorFlow brings it
+
+            value = value.astype(ml_dtypes.bfloat16)
         feeds[info.name] = value
     return feeds
 

@@ -89,12 +89,16 @@ class Version:
             if self._leaving and not self._users:
                 self._free.set()
 
-    def retire(self) -> None:
-        """Take no new request, wait for those under way, and give the memory back."""
+    def retire(self) -> bool:
+        """Take no new request; True if none is under way."""
         with self._lock:
             self._leaving, self.state = True, UNLOADING
             if not self._users:
                 self._free.set()
+        return self._free.is_set()
+
+    def unload(self) -> None:
+        """Wait for the requests under way, and let go of the servable."""
         self._free.wait()
         servable, self.servable = self.servable, None
         if servable is not None:
@@ -106,7 +110,7 @@ class _Model:
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
         self.versions: dict[int, Version] = {}
-        self.reported: set[str] = set()
+        self.reported: dict[Any, str] = {}  # about what, the last thing that was said
 
 
 class Manager:
@@ -142,8 +146,9 @@ class Manager:
         with self._round:
             for model in self._models.values():
                 for version in model.versions.values():
-                    if version.state == AVAILABLE:
-                        version.retire()
+                    # One that never answers holds its version; the process ends all the same.
+                    if version.state == AVAILABLE and version.retire():
+                        version.unload()
 
     def configure(self, configs: Sequence[ModelConfig]) -> None:
         """Serve these models from now on, and return when that is so.
@@ -312,17 +317,18 @@ class Manager:
         try:
             names = os.listdir(model.config.base_path)
         except OSError as error:
-            self._report(model, f"{model.config.name}: no base path: {error.strerror}")
+            self._report(model, "base", f"{model.config.name}: no base path: {error.strerror}")
             return None
         numbers = [n for n in names if n.isascii() and n.isdecimal() and int(n) < 2**63]
         found = {int(name): model.config.base_path / name for name in numbers}
         if not found:
             self._report(
                 model,
+                "base",
                 f"{model.config.name}: no versions yet. Is the folder of each named as a number?",
             )
         else:
-            model.reported.clear()
+            model.reported.pop("base", None)
         return found
 
     def _wanted(self, model: _Model, found: Mapping[int, Path]) -> list[int]:
@@ -331,7 +337,7 @@ class Manager:
         if config.specific:
             for number in config.specific:
                 if number not in found:
-                    self._report(model, f"{config.name}: version {number} was not found")
+                    self._report(model, number, f"{config.name}: version {number} was not found")
             return [number for number in config.specific if number in found]
         newest = sorted(found, reverse=True)
         if not config.latest:
@@ -341,8 +347,10 @@ class Manager:
         for number in newest:
             wanted.append(number)
             version = model.versions.get(number)
-            whole = version.error is None if version else is_whole(found[number])
-            good += whole
+            if version is None or version.state == START:  # not tried yet, or half-copied
+                good += is_whole(found[number])
+            else:
+                good += version.error is None
             if good == config.latest:
                 break
         return wanted
@@ -361,13 +369,14 @@ class Manager:
         version = model.versions.get(number)
         if version is None:
             version = model.versions[number] = Version(model.config.name, number, path)
-        if version.state == AVAILABLE:
+        if version.state in (AVAILABLE, UNLOADING):  # or back, before it has gone
             return False
         if version.state == END and version.error is None:  # it was unloaded, and is back
             version = model.versions[number] = Version(model.config.name, number, path)
         if not is_whole(path):
-            self._report(model, f"{model.config.name}: version {number} is not whole yet")
+            self._report(model, number, f"{model.config.name}: version {number} is not whole yet")
             return False
+        model.reported.pop(number, None)
         if version.failures and not again and not self._due(version):
             return False
         version.state, version.error = LOADING, None
@@ -409,17 +418,23 @@ class Manager:
         log.error("%s: version %d cannot be loaded: %s", version.model, version.number, words)
 
     def _retire(self, versions: Sequence[Version]) -> bool:
-        for version in versions:
-            version.retire()
-            log.info("%s: version %d is unloaded", version.model, version.number)
-        if versions:
-            _trim()
+        busy = [version for version in versions if not version.retire()]
+        if free := [version for version in versions if version not in busy]:
+            self._unload(free)
+        for version in busy:  # a slow request must not hold up other models
+            threading.Thread(target=self._unload, args=([version],), daemon=True).start()
         return bool(versions)
 
-    def _report(self, model: _Model, words: str) -> None:
+    def _unload(self, versions: Sequence[Version]) -> None:
+        for version in versions:
+            version.unload()
+            log.info("%s: version %d is unloaded", version.model, version.number)
+        _trim()
+
+    def _report(self, model: _Model, about: Any, words: str) -> None:
         """Say a thing once, until something else happens."""
-        if words not in model.reported:
-            model.reported.add(words)
+        if model.reported.get(about) != words:
+            model.reported[about] = words
             log.warning("%s", words)
 
 

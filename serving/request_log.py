@@ -6,6 +6,7 @@ received, started and sent in seconds since 1970. A full queue or disk loses rec
 holds up an answer.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -22,6 +23,7 @@ from .manager import ModelConfig
 
 log = logging.getLogger("espalier.serving")
 _QUEUED = 1000  # records
+_CLOSE_SECONDS = 10.0
 _LARGEST = 64 * 2**20  # bytes of a file, after which the next one is begun
 
 
@@ -76,8 +78,9 @@ class RequestLog:
 
     def close(self) -> None:
         """Write what is queued, and end."""
-        self._records.put(None)
-        self._thread.join(timeout=10)
+        with contextlib.suppress(queue.Full):  # by a disk that hangs
+            self._records.put(None, timeout=_CLOSE_SECONDS)
+        self._thread.join(timeout=_CLOSE_SECONDS)
 
     def _write(self) -> None:
         while (record := self._records.get()) is not None:
@@ -92,14 +95,14 @@ class RequestLog:
             file.close()
 
     def _append(self, name: str, record: Record) -> None:
-        file = self._files.get(name)
-        if file is None or file.written >= self._largest:
-            if file is not None:
-                file.close()
-            prefix = self._prefixes.get(name)
-            if prefix is None:
-                return  # no longer logged
-            file = self._files[name] = _File(prefix)
+        prefix, file = self._prefixes.get(name), self._files.get(name)
+        if file is not None and (file.written >= self._largest or file.prefix != prefix):
+            file.close()
+            del self._files[name]
+        if prefix is None:
+            return  # no longer logged
+        file = self._files.get(name) or _File(prefix)
+        self._files[name] = file
         file.append(_prediction_log(record), _line(record))
 
 
@@ -117,7 +120,7 @@ class _File:
         path = f"{stem}-{number}"
         self._records = tf.io.TFRecordWriter(f"{path}.tfrecord")
         self._lines: IO[str] = open(f"{path}.jsonl", "w", encoding="utf-8")  # noqa: SIM115
-        self.written = 0
+        self.prefix, self.written = prefix, 0
 
     def append(self, data: bytes, line: Mapping[str, Any]) -> None:
         self._records.write(data)

@@ -76,7 +76,13 @@ class RestDoor:
                 "another with --rest_api_port, or 0 for none."
             ) from None
         self._pool = futures.ThreadPoolExecutor(options.threads, thread_name_prefix="rest")
-        shared = {"frontend": frontend, "options": options, "pool": self._pool}
+        self._under_way: dict[int, _Handler] = {}  # calls; only the loop's thread counts
+        shared = {
+            "frontend": frontend,
+            "options": options,
+            "pool": self._pool,
+            "under_way": self._under_way,
+        }
         routes = [(r"/", _Page, shared), (r"/demo/models", _Names, shared)]
         if options.metrics_path:
             routes.append((re.escape(options.metrics_path), _Metrics, shared))
@@ -105,9 +111,13 @@ class RestDoor:
         assert self._server is not None  # started
         self._server.stop()
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(_answered(), grace)
+            await asyncio.wait_for(self._answered(), grace)
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._server.close_all_connections(), 1.0)
+
+    async def _answered(self) -> None:
+        while self._under_way:
+            await asyncio.sleep(0.02)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -122,14 +132,6 @@ class RestDoor:
         self._server.add_sockets(self._sockets)
         self._loop.call_soon(self._started.set)
         self._loop.run_forever()
-
-
-_under_way = 0  # calls; only the loop's thread counts
-
-
-async def _answered() -> None:
-    while _under_way:
-        await asyncio.sleep(0.02)
 
 
 def _context(config: Any) -> tls.SSLContext:
@@ -150,8 +152,15 @@ def _context(config: Any) -> tls.SSLContext:
 
 
 class _Handler(tornado.web.RequestHandler):
-    def initialize(self, frontend: Frontend, options: RestOptions, pool: futures.Executor) -> None:
+    def initialize(
+        self,
+        frontend: Frontend,
+        options: RestOptions,
+        pool: futures.Executor,
+        under_way: dict[int, "_Handler"],
+    ) -> None:
         self.frontend, self.door, self.pool = frontend, options, pool
+        self.under_way = under_way
 
     def set_default_headers(self) -> None:
         self.clear_header("Server")
@@ -176,15 +185,14 @@ class _Handler(tornado.web.RequestHandler):
 
     async def answer(self, call: Any, *arguments: Any) -> None:
         """The one place where a Status becomes HTTP's."""
-        global _under_way
-        _under_way += 1
+        self.under_way[id(self)] = self
         try:
             loop = asyncio.get_running_loop()
             self.say(200, await loop.run_in_executor(self.pool, guarded, call, *arguments))
         except Status as status:
             self.say(status.http, json.dumps({"error": status.message}))
         finally:
-            _under_way -= 1
+            del self.under_way[id(self)]
 
 
 class _Api(_Handler):

@@ -7,16 +7,21 @@ name ends in _bytes is written so.
 import base64
 import binascii
 import json
+import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import grpc
 import numpy as np
 from google.protobuf import json_format
 
-from .status import invalid
-from .tensors import BOOL, STRING, numpy_type, to_numpy, to_proto, type_name
+from .status import Status, invalid
+from .tensors import BFLOAT16, BOOL, STRING, numpy_type, to_numpy, to_proto, type_name
 
-_LONGEST = 256  # bytes of a value in an error
+_LONGEST = 256  # characters of a value in an error
+_DEEPEST = 32  # dimensions: numpy's limit
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _KINDS = {dict: "Object", list: "Array", str: "String", bool: "", type(None): "Null"}
 
 
@@ -27,11 +32,16 @@ def parse(body: bytes) -> dict[str, Any]:
         Status: it is no JSON, not UTF-8, nested too deep, or no object.
     """
     try:
-        document = json.loads(body)
+        # Decoded here: json would take UTF-16 too, and halves of surrogate pairs.
+        document = json.loads(body.decode("utf-8-sig"))
+        if _SURROGATE.search(body):
+            json.dumps(document, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         raise invalid(f"JSON Parse error: {error.msg} at offset: {error.pos}") from None
     except UnicodeDecodeError as error:
         raise invalid(f"JSON Parse error: not UTF-8 at offset: {error.start}") from None
+    except UnicodeEncodeError:
+        raise invalid("JSON Parse error: The surrogate pair in string is invalid.") from None
     except (RecursionError, ValueError):  # ValueError: an integer of thousands of digits
         raise invalid("JSON Parse error: nested too deep, or a number too long") from None
     if not isinstance(document, dict):
@@ -61,6 +71,9 @@ def fill_inputs(document: Mapping[str, Any], infos: Mapping[str, Any], request: 
     Raises:
         Status: INVALID_ARGUMENT, with TensorFlow Serving's words.
     """
+    if not infos:
+        name = request.model_spec.signature_name or "DEFAULT"
+        raise invalid(f"Failed to get input map for signature: {name}")
     if "instances" in document and "inputs" in document:
         raise invalid(
             f"JSON Value: {_shown(document)} Not formatted correctly expecting only one of "
@@ -231,25 +244,35 @@ def _named(given: Any, infos: Mapping[str, Any]) -> dict[str, Any]:
 def _array(values: Any, dtype: int) -> np.ndarray:
     """A nested list as an array of the signature's type."""
     shape = _shape(values)
+    if len(shape) > _DEEPEST:
+        raise invalid(f"JSON Value: {_shown(values)} has more than {_DEEPEST} dimensions")
     leaves = list(_leaves(values, shape, 0))
     if dtype == STRING:
         array = np.empty(len(leaves), object)
         array[:] = [_bytes(leaf) for leaf in leaves]
         return array.reshape(shape)
     kind = numpy_type(dtype)
-    if kind is None or np.issubdtype(kind, np.complexfloating):
-        raise invalid(f"Conversion of JSON Value to type: {type_name(dtype)}")
+    if kind is None or dtype == BFLOAT16 or np.issubdtype(kind, np.complexfloating):
+        raise Status(
+            grpc.StatusCode.UNIMPLEMENTED,
+            f"Conversion of JSON Value: {_shown(values)} to type: {type_name(dtype)}",
+        )
     allowed: set[type] = {bool} if dtype == BOOL else {int, float}
     if np.issubdtype(kind, np.integer):
         allowed = {int}
     if not set(map(type, leaves)) <= allowed:
         wrong = next(leaf for leaf in leaves if type(leaf) not in allowed)
         raise _type_error(wrong, dtype)
+    if np.issubdtype(kind, np.integer):
+        limits = np.iinfo(kind)  # numpy 1 wraps what is outside
+        for wrong in (min(leaves, default=0), max(leaves, default=0)):
+            if not limits.min <= wrong <= limits.max:
+                raise _type_error(wrong, dtype)
     try:
         return np.array(leaves, kind).reshape(shape)
     except OverflowError:
-        limits = np.iinfo(kind)
-        wrong = next(leaf for leaf in leaves if not limits.min <= leaf <= limits.max)
+        most = sys.float_info.max
+        wrong = next(leaf for leaf in leaves if isinstance(leaf, int) and abs(leaf) > most)
         raise _type_error(wrong, dtype) from None
 
 
@@ -296,7 +319,7 @@ def _leaves(values: Any, shape: tuple[int, ...], level: int) -> Iterator[Any]:
 
 def _bytes(value: Any) -> bytes:
     if isinstance(value, str):
-        return value.encode("utf-8", errors="surrogatepass")
+        return value.encode()
     if _is_base64(value):
         return _decoded(value)
     if isinstance(value, dict):
@@ -386,7 +409,12 @@ def _dumps(value: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)[:_LONGEST]
+    shown = ""
+    for part in json.JSONEncoder(ensure_ascii=False).iterencode(value):
+        shown += part
+        if len(shown) >= _LONGEST:
+            break  # what follows may be long, or nested deep
+    return shown[:_LONGEST]
 
 
 def _kind(value: Any) -> str:

@@ -1,6 +1,5 @@
 """One version of a model, loaded: a SavedModel in a Session, or a TFLite file."""
 
-import gc
 import queue
 import threading
 from collections.abc import Mapping, Sequence
@@ -55,7 +54,10 @@ class Servable:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Give the memory back. No call may be under way, and none may follow."""
+        """Let go of the memory, which the next garbage collection gives back.
+
+        No call may be under way, and none may follow.
+        """
         raise NotImplementedError
 
 
@@ -99,7 +101,7 @@ class _SavedModel(Servable):
         names = tuple(feeds)
         try:
             call = self._callables.get((names, fetches)) or self._make(names, fetches)
-            return call(*feeds.values())
+            return [_array(value) for value in call(*feeds.values())]
         except self._error as error:
             raise of_tensorflow(error) from None
 
@@ -118,7 +120,13 @@ class _SavedModel(Servable):
         self._callables.clear()
         self._session.close()
         del self._session
-        gc.collect()
+
+
+def _array(value: Any) -> np.ndarray:
+    """A scalar comes out of a session as numpy's, a scalar string as bytes."""
+    if isinstance(value, np.ndarray):
+        return value
+    return np.array(value, object if isinstance(value, bytes) else None)
 
 
 class _Lite(Servable):
@@ -171,7 +179,6 @@ class _Lite(Servable):
         with suppress(queue.Empty):
             while True:
                 self._idle.get_nowait()
-        gc.collect()
 
 
 def check_feed(alias: str, info: Any, value: np.ndarray) -> None:

@@ -94,9 +94,12 @@ class Server:
     def stop(self, grace: float = _DRAIN_SECONDS) -> None:
         """Refuse new calls, give those under way `grace` seconds, unload."""
         self._stopped.set()
-        self._grpc.stop(grace)
-        if self._rest is not None:
-            self._rest.stop(grace)
+        doors = [door for door in (self._grpc, self._rest) if door is not None]
+        closing = [threading.Thread(target=door.stop, args=(grace,)) for door in doors]
+        for thread in closing:
+            thread.start()
+        for thread in closing:
+            thread.join()
         self.manager.stop()
         self._log.close()
 

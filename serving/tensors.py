@@ -27,6 +27,12 @@ _TYPES: dict[int, tuple[str, Any, str]] = {
     22: ("uint32", np.uint32, "uint32_val"),
     23: ("uint64", np.uint64, "uint64_val"),
 }
+# What a typed field holds; numpy's guess would make floats of large uint64s.
+_STORED: dict[str, Any] = {
+    "float_val": np.float32, "double_val": np.float64, "int_val": np.int32, "half_val": np.int32,
+    "int64_val": np.int64, "uint32_val": np.uint32, "uint64_val": np.uint64, "bool_val": np.bool_,
+    "scomplex_val": np.float32, "dcomplex_val": np.float64,
+}  # fmt: skip
 FLOAT, INT32, STRING, INT64, BOOL, BFLOAT16, HALF = 1, 3, 7, 9, 10, 14, 19
 _BY_NUMPY = {
     np.dtype(numpy): number for number, (_, numpy, _) in _TYPES.items() if number != BFLOAT16
@@ -43,6 +49,11 @@ def type_name(number: int) -> str:
 def numpy_type(number: int) -> Any:
     """numpy's type for a DataType (object for strings), or None where there is none."""
     return _TYPES[number][1] if number in _TYPES else None
+
+
+def typed_field(number: int) -> str:
+    """The TensorProto's field for values of a DataType that can be read."""
+    return _TYPES[number][2]
 
 
 def to_numpy(proto: Any) -> np.ndarray:
@@ -65,6 +76,8 @@ def to_numpy(proto: Any) -> np.ndarray:
         raise ValueError(f"it has {len(shape)} dimensions, and at most {MAX_RANK} are possible")
     count = math.prod(shape)
     if proto.dtype == STRING:
+        if proto.tensor_content:  # encoded as only TensorFlow's C++ does
+            raise ValueError("its strings lie in tensor_content, and string_val is expected")
         return _strings(proto.string_val, count).reshape(shape)
     if proto.tensor_content:
         stored = np.uint16 if proto.dtype == BFLOAT16 else kind
@@ -108,15 +121,15 @@ def _strings(values: Any, count: int) -> np.ndarray:
 
 
 def _typed(values: Any, number: int, kind: Any) -> np.ndarray:
+    stored = np.array(values, _STORED[_TYPES[number][2]])
     if number in (HALF, BFLOAT16):  # the bits, in the low half of an int32
-        bits = np.array(values, np.int32).astype(np.uint16)
+        bits = stored.astype(np.uint16)
         return bits.view(np.float16) if number == HALF else _widened(bits)
     if np.issubdtype(kind, np.complexfloating):  # real and imaginary parts in turn
-        pairs = np.array(values, kind(0).real.dtype)
-        if len(pairs) % 2:
+        if len(stored) % 2:
             raise ValueError("its complex numbers lack an imaginary part")
-        return pairs.view(kind)
-    return np.array(values).astype(kind)
+        return stored.view(kind)
+    return stored.astype(kind, copy=False)
 
 
 def _filled(values: np.ndarray, count: int, missing: Any = 0) -> np.ndarray:

@@ -4,15 +4,17 @@ The files test_conform_*.py ask nothing but these doors, so they can be pointed 
 Serving itself, to see that it answers the same:
 
     python tests/serving/conftest.py FOLDER      # writes the models and FOLDER/models.config
-    tensorflow_model_server --port=8500 --rest_api_port=8501 --model_config_file=FOLDER/models.config
-    ESPALIER_TFS_TARGET=localhost:8500 ESPALIER_TFS_REST=localhost:8501 ESPALIER_TFS_MODELS=FOLDER \
-        pytest tests/serving/test_conform_*.py
+    tensorflow_model_server --port=8500 --rest_api_port=8501 \
+        --model_config_file=FOLDER/models.config
+    export ESPALIER_TFS_TARGET=localhost:8500 ESPALIER_TFS_REST=localhost:8501
+    ESPALIER_TFS_MODELS=FOLDER pytest tests/serving/test_conform_*.py
 
 FOLDER must have the same path for the server. Prometheus' page is off by default there:
 --monitoring_config_file with `prometheus_config { enable: true }` turns it on.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -224,7 +226,9 @@ class Door:
     def half(self, *numbers: float, **spec: Any) -> tuple[int, list[float]]:
         """What half_plus_two says to numbers, and which version says it."""
         x = np.array(numbers, np.float32)
-        response = self.prediction.Predict(self.request("half_plus_two", {"x": x}, **spec), PATIENCE)
+        response = self.prediction.Predict(
+            self.request("half_plus_two", {"x": x}, **spec), PATIENCE
+        )
         return response.model_spec.version.value, tf.make_ndarray(response.outputs["y"]).tolist()
 
     def failure(self, call: Any, request: Any, **more: Any) -> tuple[grpc.StatusCode, str]:
@@ -266,11 +270,17 @@ def examples_of(*numbers: float) -> list[tf.train.Example]:
     return found
 
 
+# Below the ports that systems give to outgoing connections, which would take one at any time.
+_ports = itertools.cycle(range(10_000 + os.getpid() * 97 % 20_000, 32_000))
+
+
 def free_port() -> int:
-    """A port that nobody listens at."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port that nobody listens at, and another one each time."""
+    for port in _ports:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError
 
 
 def until(true: Callable[[], Any]) -> Any:
@@ -311,7 +321,9 @@ def await_health(door: Door, running: subprocess.Popen[str] | None = None) -> No
     def serving() -> bool:
         assert running is None or running.poll() is None, running.communicate()[0]
         try:
-            answer = door.health.Check(health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=1)
+            answer = door.health.Check(
+                health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=1
+            )
         except grpc.RpcError:
             return False
         return answer.status == health_pb2.HealthCheckResponse.SERVING
