@@ -1,1 +1,1 @@
-"""The same DAG on a Kubeflow Pipelines cluster (not built yet)."""
+"""The same job on a cluster: compile for Kubeflow Pipelines, submit, image, manifests."""

@@ -223,6 +223,36 @@ class Push(Section):
     )
 
 
+class Accelerator(Section):
+    """What a component computes on beside CPUs."""
+
+    type: str = Field(description="As the cluster names it: nvidia.com/gpu.")
+    count: int = Field(1, ge=1, description="How many.")
+
+
+class Resources(Section):
+    """What a component's container asks for, and may use at most."""
+
+    cpu: float | None = Field(None, gt=0, description="CPUs.")
+    memory: str | None = Field(
+        None, pattern=r"^\d+(\.\d+)?(Mi|Gi|Ti|M|G|T)$", description="Bytes: 500Mi, 16Gi, 16G."
+    )
+    accelerator: Accelerator | None = Field(None, description="null asks for none.")
+
+
+class Cluster(Section):
+    """How the same job runs on Kubeflow Pipelines; a local run does not read it."""
+
+    image: str = Field("espalier:0.1.0", description="The container image, by tag or digest.")
+    root: str = Field(
+        "", description="Where artifacts go: minio://, s3:// or gs://; else the cluster's default."
+    )
+    resources: dict[str, Resources] = Field(
+        default_factory=dict, description="By component (Trainer), or `all` for those not named."
+    )
+    retries: int = Field(0, ge=0, description="How often a failed component is tried again.")
+
+
 class Config(BaseModel):
     """One job, whole. Raises ConfigError with every fault found.
 
@@ -246,6 +276,7 @@ class Config(BaseModel):
     export: Export = Field(default_factory=Export)
     evaluate: Evaluate = Field(default_factory=Evaluate)
     push: Push
+    cluster: Cluster = Field(default_factory=Cluster)
     runs: Place = Field(
         "runs", description="Folder for what runs leave: artifacts, metadata, logs, results."
     )

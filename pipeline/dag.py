@@ -33,6 +33,7 @@ from ..components.data_gate import DataGate
 from ..components.evaluator import Evaluator
 from ..components.image_example_gen.component import ImageExampleGen
 from ..components.image_example_gen.listing import output_splits
+from ..components.latest_pushed import LatestPushed
 from ..components.names import SPLITS
 from ..components.pusher import Pusher
 from ..components.pusher.strategy import LastPushed
@@ -53,7 +54,13 @@ _READERS = {
 
 
 def create_pipeline(
-    config: Config, *, data: str = "", start: str = "", cache: bool = True, accept: bool = False
+    config: Config,
+    *,
+    data: str = "",
+    start: str = "",
+    cache: bool = True,
+    accept: bool = False,
+    resolver: bool = True,
 ) -> Pipeline:
     """The whole line, from the user's rows to a pushed version.
 
@@ -63,6 +70,7 @@ def create_pipeline(
         start: a hash of what training starts from, for TFX's cache.
         cache: whether TFX may take a component's result from an earlier run.
         accept: leave the last blessed model out of the verdict.
+        resolver: find that model in the metadata; else at the push destination, as Kubeflow must.
     """
     examples = _example_gen(config.data, data).with_id("ExampleGen")
     statistics = StatisticsGen(
@@ -85,11 +93,7 @@ def create_pipeline(
     if config.compress:
         compressor = [_compressor(config, examples, transform, trainer)]
         model, report = (compressor[0].outputs[key] for key in ("compressed_model", "report"))
-    baseline = Resolver(
-        strategy_class=LastPushed,
-        model=Channel(type=Model),
-        pushed_model=Channel(type=PushedModel),
-    ).with_id("LatestBlessed")
+    baseline = _baseline(config, resolver).with_id("LatestBlessed")
     evaluator = Evaluator(
         examples=examples.outputs["examples"],
         model=model,
@@ -127,6 +131,16 @@ def create_pipeline(
         metadata_connection_config=metadata.sqlite_metadata_connection_config(
             str(store.database(config.home))
         ),
+    )
+
+
+def _baseline(config: Config, resolver: bool) -> Any:
+    if not resolver:
+        return LatestPushed(base=config.push.to)
+    return Resolver(
+        strategy_class=LastPushed,
+        model=Channel(type=Model),
+        pushed_model=Channel(type=PushedModel),
     )
 
 

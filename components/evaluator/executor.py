@@ -16,6 +16,7 @@ from tfx.utils import io_utils, path_utils
 
 from ... import cpu
 from ...trainer.export import describe
+from ..latest_pushed.executor import FOUND
 from . import metrics
 from .metrics import Measured
 
@@ -38,6 +39,7 @@ class Executor(stock.Executor):
         """See TFX's Evaluator; adds metrics.json to the evaluation, a verdict to the blessing."""
         settings = json.loads(exec_properties["settings"])
         model = describe(_model_path(input_dict[_MODEL]))
+        input_dict = _without_empty_baseline(input_dict)
         obstacle = _obstacle(model, input_dict.get(_BASELINE))
         inputs = {k: v for k, v in input_dict.items() if k != _BASELINE or not obstacle}
         labels, multi_label = model["labels"], model["multi_label"]
@@ -72,6 +74,17 @@ class Executor(stock.Executor):
         io_utils.write_string_file(
             os.path.join(evaluation, METRICS_FILE), json.dumps(facts, indent=1)
         )
+
+
+def _without_empty_baseline(input_dict: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Without the baseline that LatestPushed gives where nothing was pushed yet."""
+    found = [
+        one
+        for one in input_dict.get(_BASELINE) or []
+        if not one.has_custom_property(FOUND) or one.get_int_custom_property(FOUND)
+    ]
+    kept = {name: artifacts for name, artifacts in input_dict.items() if name != _BASELINE}
+    return {**kept, _BASELINE: found} if found else kept
 
 
 def _within_budget(reports: list[Any] | None, blessed: bool, sentence: str) -> tuple[bool, str]:

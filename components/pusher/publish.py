@@ -83,6 +83,19 @@ def newest(base: str) -> Version | None:
     return Version(int(found.name), os.path.join(base, found.name)) if found else None
 
 
+def newest_anywhere(base: str) -> Version | None:
+    """The same of a local or a remote folder."""
+    if not is_remote(base):
+        return newest(base)
+    if not fileio.exists(base):
+        return None
+    versions = (
+        Version(number, f"{base}/{name}") for number, name in _numbered(fileio.listdir(base))
+    )
+    whole = [one for one in versions if _exists(os.path.join(one.path, SAVED_MODEL))]
+    return whole[-1] if whole else None
+
+
 def is_copy(version: str, model: str) -> bool:
     """Whether a version holds the very files of `model`, its config.yaml aside; local only."""
     if is_remote(model):
