@@ -40,6 +40,7 @@ _HOMES = {
     "DataError": ".errors",
     "ComponentError": ".errors",
     "ServerError": ".errors",
+    "CompressionReport": ".components.compressor",  # for TFX, which finds it by its type's name
 }
 
 __version__ = "0.1.0"

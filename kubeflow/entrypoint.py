@@ -51,8 +51,10 @@ def main(arguments: Sequence[str]) -> None:
     for artifacts in given["outputs"].get("artifacts", {}).values():
         for artifact in artifacts["artifacts"]:
             _make_place(artifact)
-    _run(argv, example_gen)
-    _rewrite_output(given["outputs"]["outputFile"])
+    output = given["outputs"]["outputFile"]
+    found = _drive(argv, output) if example_gen else {}
+    _execute(argv)
+    _rewrite_output(output, found)
 
 
 def _make_place(artifact: dict[str, Any]) -> None:
@@ -63,12 +65,21 @@ def _make_place(artifact: dict[str, Any]) -> None:
         os.makedirs(os.path.dirname(place) if title in _VALUES else place, exist_ok=True)
 
 
-def _run(argv: list[str], example_gen: bool) -> None:
-    from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_run_executor as executor
+def _drive(argv: list[str], output: str) -> dict[str, Any]:
+    """Find spans and fingerprints, which the executor reads from the output file; and return them.
+
+    Vertex AI takes ExampleGen's metadata from the driver; the executor writes none of it.
+    """
     from tfx.orchestration.kubeflow.v2.file_based_example_gen import driver
 
-    if example_gen:  # spans and fingerprints, which the executor reads from the output file
-        driver.main(driver._parse_flags(["driver", *argv]))
+    driver.main(driver._parse_flags(["driver", *argv]))
+    with open(output, encoding="utf-8") as opened:
+        return json.load(opened)["artifacts"]
+
+
+def _execute(argv: list[str]) -> None:
+    from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_run_executor as executor
+
     executor.main(executor._parse_flags(["executor", *argv]))
 
 
@@ -81,9 +92,13 @@ def _rewrite(given: dict[str, Any], change: Callable[[str], str]) -> None:
                     artifact["uri"] = change(artifact["uri"])
 
 
-def _rewrite_output(file: str) -> None:
+def _rewrite_output(file: str, driven: dict[str, Any]) -> None:
     with open(file, encoding="utf-8") as opened:
         written = json.load(opened)
+    for key, artifacts in driven.items():
+        for before, after in zip(artifacts["artifacts"], written["artifacts"][key]["artifacts"],
+                                 strict=True):  # fmt: skip
+            after["metadata"] = {**before.get("metadata", {}), **after.get("metadata", {})}
     _rewrite(written, remote)
     with open(file, "w", encoding="utf-8") as opened:
         json.dump(written, opened)

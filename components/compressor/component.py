@@ -19,7 +19,8 @@ class CompressionReport(Artifact):
     why (`verdict`).
     """
 
-    TYPE_NAME = "CompressionReport"
+    # On Kubeflow, TFX finds the class again by this name, and takes a name with one dot alone.
+    TYPE_NAME = "espalier.CompressionReport"
 
 
 class CompressorSpec(component_spec.ComponentSpec):
