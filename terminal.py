@@ -44,7 +44,16 @@ _EXTRAS = {
         ("grpc_health", "prometheus_client", "tensorflow", "tensorflow_serving", "tornado"), "serve"
     ),
     **dict.fromkeys(
-        ("matplotlib", "ml_metadata", "pydantic", "ruamel", "tensorflow_data_validation", "tfx"),
+        (
+            "kfp_server_api",
+            "matplotlib",
+            "ml_metadata",
+            "pydantic",
+            "ruamel",
+            "tensorflow_data_validation",
+            "tfx",
+            "yaml",
+        ),
         "pipeline",
     ),
 }

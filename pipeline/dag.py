@@ -118,7 +118,8 @@ def create_pipeline(
         custom_config={
             "keep": config.push.keep,
             "config": config.to_yaml(),
-            "run": datetime.now().isoformat(),
+            # TFX must not take it from its cache; on Kubeflow the spec says so, and stays the same.
+            **({"run": datetime.now().isoformat()} if resolver else {}),
         },
     )
     nodes = [examples, statistics, schema, validator, gate, transform, trainer, *compressor]

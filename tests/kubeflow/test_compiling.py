@@ -71,6 +71,12 @@ def test_what_is_compiled_is_taken_by_the_backend(compiled: dict[str, Any]) -> N
     assert all("_" not in label for label in compiled["deploymentSpec"]["executors"])
 
 
+def test_the_same_job_is_compiled_to_the_same_pipeline(
+    config: Config, compiled: dict[str, Any]
+) -> None:
+    assert yaml.safe_load(compile_pipeline(config)) == compiled
+
+
 def test_each_component_gets_what_it_asks_for(compiled: dict[str, Any]) -> None:
     assert container(compiled, "Trainer")["resources"] == {
         "cpuRequest": 4, "cpuLimit": 4, "memoryRequest": 16, "memoryLimit": 16,

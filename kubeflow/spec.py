@@ -1,0 +1,88 @@
+"""A compiled pipeline, looked at before it is uploaded."""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import ConfigError
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,127}")  # the server's own rule
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A compiled pipeline.
+
+    Attributes:
+        name: the pipeline's, in its `pipelineInfo`.
+        text: YAML, as it is uploaded.
+        digest: SHA-256 of the content, the same for any layout of the YAML.
+        root: its `defaultPipelineRoot`, or "".
+        tasks: names of the root's tasks, in their order.
+    """
+
+    name: str
+    text: str
+    digest: str
+    root: str
+    tasks: tuple[str, ...]
+
+
+def read_spec(text: str, where: str) -> Spec:
+    """Look at a compiled pipeline, as far as it takes to say early what the server would refuse.
+
+    Args:
+        text: YAML, or JSON; a second document may hold Kubernetes' part.
+        where: the file, for messages.
+
+    Raises:
+        ConfigError: it is not a PipelineSpec of the schema 2.1.0, or its name cannot be used.
+    """
+    import yaml
+
+    try:
+        documents = [one for one in yaml.safe_load_all(text) if one is not None]
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where}: not YAML: {' '.join(str(error).split())}.") from None
+    specs = [one for one in documents if isinstance(one, dict) and "pipelineInfo" in one]
+    if len(specs) != 1 or not isinstance(specs[0].get("root"), dict):
+        raise ConfigError(f"{where}: {_instead(documents, len(specs))}")
+    spec = specs[0]
+    if (version := spec.get("schemaVersion")) != "2.1.0":
+        raise ConfigError(
+            f"{where}: schemaVersion is {version}; Kubeflow Pipelines takes 2.1.0 alone."
+        )
+    name = spec["pipelineInfo"].get("name") if isinstance(spec["pipelineInfo"], dict) else None
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ConfigError(
+            f'{where}: pipelineInfo.name is "{name}"; up to 128 lower-case letters, digits and '
+            "dashes are expected, a letter or digit first."
+        )
+    canonical = json.dumps(documents, sort_keys=True, default=str)
+    dag = spec["root"].get("dag") or {}
+    return Spec(
+        name,
+        text,
+        hashlib.sha256(canonical.encode()).hexdigest(),
+        spec.get("defaultPipelineRoot") or "",
+        tuple(dag.get("tasks") or ()),
+    )
+
+
+def _instead(documents: list[Any], specs: int) -> str:
+    """What was found where one PipelineSpec is expected."""
+    first = documents[0] if documents and isinstance(documents[0], dict) else {}
+    if specs > 1:
+        return f"{specs} pipeline specs; one is expected."
+    if "pipelineSpec" in first:
+        return (
+            "a PipelineJob, which is Vertex AI's; a PipelineSpec is expected, in which "
+            "pipelineInfo and root stand at the top."
+        )
+    if "argoproj.io" in str(first.get("apiVersion", "")):
+        return "an Argo Workflow, of KFP 1; a PipelineSpec 2.1.0 is expected."
+    if "data" in first and "model" in first:
+        return "a configuration, not a compiled pipeline; give it without --spec."
+    return "no pipeline spec in it; a mapping with pipelineInfo and root is expected."
