@@ -223,6 +223,48 @@ class Push(Section):
     )
 
 
+# What each of Beam's runners cannot do without; the names are Beam's own flags.
+_BEAM_NEEDS: dict[str, tuple[str, ...]] = {
+    "direct": (),
+    "portable": ("job_endpoint",),
+    "flink": ("flink_master",),
+    "spark": ("spark_master_url",),
+    "dataflow": ("project", "region", "temp_location", "sdk_container_image"),
+}
+
+
+class Beam(Section):
+    """Where ExampleGen, statistics, Transform and the Evaluator compute."""
+
+    runner: Literal["direct", "portable", "flink", "spark", "dataflow"] = Field(
+        "direct", description="direct: in this process. The others are Beam's runners."
+    )
+    options: dict[str, str | int | float | bool] = Field(
+        default_factory=dict, description="Beam's own flags, without --: {job_endpoint: host:8099}."
+    )
+
+    @model_validator(mode="after")
+    def _has_what_it_needs(self) -> "Beam":
+        if missing := [name for name in _BEAM_NEEDS[self.runner] if name not in self.options]:
+            raise ValueError(f"the runner {self.runner} needs options.{', options.'.join(missing)}")
+        if self.runner == "direct" and self.options:
+            raise ValueError("the runner direct takes no options")
+        return self
+
+    @property
+    def flags(self) -> list[str]:
+        """Beam's command line; empty for the runner in this process."""
+        if self.runner == "direct":
+            return []
+        options = dict(self.options)
+        # Without an image, TFX packs itself anew for each component, which workers here need not.
+        options.setdefault("sdk_container_image", "unused")
+        flags = [f"--runner={self.runner.capitalize()}Runner"]
+        for name, value in options.items():
+            flags += [f"--{name}"] if value is True else [f"--{name}={value}"]
+        return flags
+
+
 class Accelerator(Section):
     """What a component computes on beside CPUs."""
 
@@ -276,6 +318,7 @@ class Config(BaseModel):
     export: Export = Field(default_factory=Export)
     evaluate: Evaluate = Field(default_factory=Evaluate)
     push: Push
+    beam: Beam = Field(default_factory=Beam)
     cluster: Cluster = Field(default_factory=Cluster)
     runs: Place = Field(
         "runs", description="Folder for what runs leave: artifacts, metadata, logs, results."

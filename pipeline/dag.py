@@ -129,6 +129,7 @@ def create_pipeline(
         pipeline_root=str(config.home / "artifacts"),
         components=nodes,
         enable_cache=cache,
+        beam_pipeline_args=config.beam.flags,
         metadata_connection_config=metadata.sqlite_metadata_connection_config(
             str(store.database(config.home))
         ),
