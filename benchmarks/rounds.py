@@ -7,6 +7,7 @@ its standard output: {"answers": true} with {"labels": [...]} for all rows of a 
 
 import csv
 import json
+import signal
 import statistics
 import subprocess
 import time
@@ -44,6 +45,10 @@ class Worker:
         self.tell(answers=True)
         found: list[int] = self.hear()["labels"]
         return found
+
+    def interrupt(self) -> None:
+        """Press Ctrl-C: the job under way ends with what there is."""
+        self._process.send_signal(signal.SIGINT)
 
     def close(self) -> None:
         """End the process."""

@@ -11,7 +11,7 @@ import typer.main
 from pydantic import BaseModel
 
 from espalier import Config
-from espalier.pipeline.cli import app
+from espalier.cli import app
 
 FOLDER = Path(__file__).parent
 

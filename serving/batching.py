@@ -54,6 +54,7 @@ class Batcher:
         self._lock = threading.Condition()
         self._queues: dict[Hashable, deque[_Task]] = defaultdict(deque)
         self._leaders = 0
+        self._running: list[int] = []  # requests in each batch that is being computed
 
     def run(
         self,
@@ -98,7 +99,7 @@ class Batcher:
                 )
             waiting.append(task)
             self._lock.notify_all()
-            if self._leaders < self._settings.num_batch_threads:
+            if self._leaders < self._settings.num_batch_threads and self._worth_it(self._leaders):
                 self._leaders += 1
                 task.leads = True
         while True:
@@ -119,17 +120,30 @@ class Batcher:
         """Compute batches until the own task is done, then let the longest waiting go on."""
         try:
             while own.answer is None and (batch := self._take(key)):
+                with self._lock:
+                    self._running.append(len(batch))
                 self._compute(call, batch)
+                with self._lock:
+                    self._running.remove(len(batch))
         finally:
             with self._lock:
                 waiting = (one for queue in self._queues.values() for one in queue)
                 heirs = (one for one in waiting if not one.leads)
                 heir = min(heirs, key=lambda one: one.arrived, default=None)
-                if heir is None:
+                if heir is None or not self._worth_it(self._leaders - 1):
                     self._leaders -= 1
                 else:
                     heir.leads = True
                     heir.woken.set()
+
+    def _worth_it(self, others: int) -> bool:
+        """Whether to compute beside so many other leaders, or to wait until one of them is free.
+
+        A batch costs less than two halves of it; so the next one is begun when it is as large as
+        one that is under way. The last leader always has an heir, so nobody waits for ever.
+        """
+        waiting = sum(len(queue) for queue in self._queues.values())
+        return not others or waiting >= max(self._running, default=0)
 
     def _take(self, key: Hashable) -> list[_Task]:
         """The next batch: full, or what is there once its first task has waited long enough."""

@@ -9,6 +9,7 @@ Imports no TensorFlow and needs none installed.
 """
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 import grpc
 import numpy as np
 
-from ..errors import ConfigError, ServerError
+from ..errors import ConfigError, EspalierError, ServerError
 from .protos import message
 from .tensors import BFLOAT16, STRING, numpy_type, to_numpy, to_proto, type_name
 
@@ -42,7 +43,7 @@ _SERVICE_CONFIG = {
                 "initialBackoff": "0.1s",
                 "maxBackoff": "2s",
                 "backoffMultiplier": 2,
-                # The one code that says that nothing was computed.
+                # The one code that says to try again; a connection that breaks midway has it too.
                 "retryableStatusCodes": ["UNAVAILABLE"],
             },
         }
@@ -94,11 +95,22 @@ class Connection:
             ("grpc.enable_retries", 1),
             ("grpc.max_receive_message_length", self.max_message_bytes),
             ("grpc.max_send_message_length", -1),
+            # What is larger is not kept, and so not sent again; pictures exceed the usual 256 KiB.
+            ("grpc.per_rpc_retry_buffer_size", 2**26),
         ]
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """What each call carries."""
         return (("authorization", f"Bearer {self.token}"),) if self.token else ()
+
+
+@dataclass(frozen=True)
+class _Which:
+    """Which version and signature are asked for."""
+
+    signature: str = "serving_default"
+    version: int | None = None
+    label: str = ""
 
 
 class _Messages:
@@ -108,7 +120,7 @@ class _Messages:
         self.target, self.model, self._connection = target, model, connection
         self._infos: dict[Any, Mapping[str, Any]] = {}
 
-    def _spec(self, spec: Any, which: "_Which") -> None:
+    def _spec(self, spec: Any, which: _Which) -> None:
         spec.name = self.model
         spec.signature_name = which.signature
         if which.version is not None:
@@ -116,7 +128,7 @@ class _Messages:
         if which.label:
             spec.version_label = which.label
 
-    def _metadata_request(self, which: "_Which") -> Any:
+    def _metadata_request(self, which: _Which) -> Any:
         request = message("GetModelMetadataRequest")(metadata_field=["signature_def"])
         self._spec(request.model_spec, which)
         return request
@@ -125,7 +137,7 @@ class _Messages:
         packed = response.metadata["signature_def"]
         return message("SignatureDefMap").FromString(packed.value).signature_def
 
-    def _learn(self, which: "_Which", response: Any) -> Mapping[str, Any]:
+    def _learn(self, which: _Which, response: Any) -> Mapping[str, Any]:
         signatures = self._signatures(response)
         if which.signature not in signatures:
             raise ServerError(
@@ -137,7 +149,7 @@ class _Messages:
         return infos
 
     def _predict_request(
-        self, given: Inputs, infos: Mapping[str, Any], which: "_Which", outputs: Sequence[str]
+        self, given: Inputs, infos: Mapping[str, Any], which: _Which, outputs: Sequence[str]
     ) -> Any:
         if not isinstance(given, Mapping):
             if len(infos) != 1:
@@ -172,6 +184,15 @@ class _Messages:
         except ValueError as error:
             raise ServerError("INTERNAL", f"{self.target}: an answer is broken: {error}") from None
 
+    def _status_request(self) -> Any:
+        request = message("GetModelStatusRequest")()
+        request.model_spec.name = self.model
+        return request
+
+    def _deadline(self, timeout: float | None) -> float:
+        """When a call must have ended, by time.monotonic()."""
+        return time.monotonic() + (self._connection.timeout if timeout is None else timeout)
+
     def _failure(self, error: Any) -> ServerError:
         code, words = error.code().name, error.details() or "no reason given"
         if code == "UNAVAILABLE" and ("onnect" in words or "resol" in words):
@@ -180,15 +201,6 @@ class _Messages:
                 code, f"{self.target}: no server answers there ({why}). Start one: espalier serve."
             )
         return ServerError(code, f"{self.model} at {self.target}: {words} ({code})")
-
-
-@dataclass(frozen=True)
-class _Which:
-    """Which version and signature are asked for."""
-
-    signature: str = "serving_default"
-    version: int | None = None
-    label: str = ""
 
 
 class Client(_Messages):
@@ -242,18 +254,21 @@ class Client(_Messages):
             ConfigError: the inputs do not fit the model.
             ServerError: the server refused, or did not answer in time.
         """
-        which = _Which(signature, version, label)
-        infos = self._infos.get(which)
-        if infos is None:
-            infos = self._learn(
-                which, self._call("GetModelMetadata", self._metadata_request(which))
-            )
-        request = self._predict_request(inputs, infos, which, outputs)
+        which, deadline = _Which(signature, version, label), self._deadline(timeout)
+        known = self._infos.get(which)
+        infos = known or self._learn(which, self._ask_metadata(which, deadline))
         try:
-            return self._read(self._call("Predict", request, timeout))
-        except ServerError:
-            self._infos.pop(which, None)  # a new version may take other inputs
-            raise
+            request = self._predict_request(inputs, infos, which, outputs)
+            return self._read(self._call("Predict", request, deadline))
+        except (ConfigError, ServerError) as error:
+            if known is None or not _may_be_stale(error):
+                raise
+            # A new version may take other inputs.
+            infos = self._learn(which, self._ask_metadata(which, deadline))
+            if infos == known:
+                raise
+        request = self._predict_request(inputs, infos, which, outputs)
+        return self._read(self._call("Predict", request, deadline))
 
     def classify(
         self,
@@ -267,7 +282,7 @@ class Client(_Messages):
         """Classify tf.Examples, given as dicts; of each, (label, score) pairs."""
         which = _Which(signature, version, label)
         request = self._examples_request("ClassificationRequest", examples, which)
-        return _pairs(self._call("Classify", request, timeout))
+        return _pairs(self._call("Classify", request, self._deadline(timeout)))
 
     def regress(
         self,
@@ -281,7 +296,7 @@ class Client(_Messages):
         """Regress tf.Examples, given as dicts: float32 [B]."""
         which = _Which(signature, version, label)
         request = self._examples_request("RegressionRequest", examples, which)
-        return _numbers(self._call("Regress", request, timeout))
+        return _numbers(self._call("Regress", request, self._deadline(timeout)))
 
     def metadata(self) -> Mapping[str, Any]:
         """The model's SignatureDefs by their names. Raises ServerError."""
@@ -290,25 +305,25 @@ class Client(_Messages):
 
     def status(self) -> dict[int, str]:
         """The state of each version: {3: "AVAILABLE"}. Raises ServerError."""
-        request = message("GetModelStatusRequest")()
-        request.model_spec.name = self.model
-        return _states(self._call("GetModelStatus", request))
+        return _states(self._call("GetModelStatus", self._status_request()))
 
     def reasons(self) -> dict[int, str]:
         """Of each version that could not be loaded, why. Raises ServerError."""
-        request = message("GetModelStatusRequest")()
-        request.model_spec.name = self.model
-        told = self._call("GetModelStatus", request).model_version_status
-        return {one.version: one.status.error_message for one in told if one.status.error_code}
+        return _reasons(self._call("GetModelStatus", self._status_request()))
 
-    def _call(self, name: str, request: Any, timeout: float | None = None) -> Any:
-        known = self._connection
+    def _ask_metadata(self, which: _Which, deadline: float) -> Any:
+        return self._call("GetModelMetadata", self._metadata_request(which), deadline)
+
+    def _call(self, name: str, request: Any, deadline: float | None = None) -> Any:
+        left = (deadline or self._deadline(None)) - time.monotonic()
         try:
             return self._calls[name](
-                request, timeout=timeout or known.timeout, metadata=known.metadata()
+                request, timeout=max(left, 0.0), metadata=self._connection.metadata()
             )
         except grpc.RpcError as error:
             raise self._failure(error) from None
+        except ValueError:
+            raise ConfigError(f"{self.target}: this client is closed.") from None
 
     def close(self) -> None:
         """Let go of the connection."""
@@ -349,17 +364,20 @@ class AsyncClient(_Messages):
         timeout: float | None = None,
     ) -> Outputs:
         """Predict a batch, as `Client.predict`."""
-        which = _Which(signature, version, label)
-        infos = self._infos.get(which)
-        if infos is None:
-            response = await self._call("GetModelMetadata", self._metadata_request(which))
-            infos = self._learn(which, response)
-        request = self._predict_request(inputs, infos, which, outputs)
+        which, deadline = _Which(signature, version, label), self._deadline(timeout)
+        known = self._infos.get(which)
+        infos = known or self._learn(which, await self._ask_metadata(which, deadline))
         try:
-            return self._read(await self._call("Predict", request, timeout))
-        except ServerError:
-            self._infos.pop(which, None)
-            raise
+            request = self._predict_request(inputs, infos, which, outputs)
+            return self._read(await self._call("Predict", request, deadline))
+        except (ConfigError, ServerError) as error:
+            if known is None or not _may_be_stale(error):
+                raise
+            infos = self._learn(which, await self._ask_metadata(which, deadline))
+            if infos == known:
+                raise
+        request = self._predict_request(inputs, infos, which, outputs)
+        return self._read(await self._call("Predict", request, deadline))
 
     async def classify(
         self,
@@ -373,7 +391,7 @@ class AsyncClient(_Messages):
         """Classify tf.Examples, as `Client.classify`."""
         which = _Which(signature, version, label)
         request = self._examples_request("ClassificationRequest", examples, which)
-        return _pairs(await self._call("Classify", request, timeout))
+        return _pairs(await self._call("Classify", request, self._deadline(timeout)))
 
     async def regress(
         self,
@@ -387,7 +405,7 @@ class AsyncClient(_Messages):
         """Regress tf.Examples, as `Client.regress`."""
         which = _Which(signature, version, label)
         request = self._examples_request("RegressionRequest", examples, which)
-        return _numbers(await self._call("Regress", request, timeout))
+        return _numbers(await self._call("Regress", request, self._deadline(timeout)))
 
     async def metadata(self) -> Mapping[str, Any]:
         """The model's SignatureDefs by their names."""
@@ -396,18 +414,25 @@ class AsyncClient(_Messages):
 
     async def status(self) -> dict[int, str]:
         """The state of each version."""
-        request = message("GetModelStatusRequest")()
-        request.model_spec.name = self.model
-        return _states(await self._call("GetModelStatus", request))
+        return _states(await self._call("GetModelStatus", self._status_request()))
 
-    async def _call(self, name: str, request: Any, timeout: float | None = None) -> Any:
-        known = self._connection
+    async def reasons(self) -> dict[int, str]:
+        """Of each version that could not be loaded, why."""
+        return _reasons(await self._call("GetModelStatus", self._status_request()))
+
+    async def _ask_metadata(self, which: _Which, deadline: float) -> Any:
+        return await self._call("GetModelMetadata", self._metadata_request(which), deadline)
+
+    async def _call(self, name: str, request: Any, deadline: float | None = None) -> Any:
+        left = (deadline or self._deadline(None)) - time.monotonic()
         try:
             return await self._calls[name](
-                request, timeout=timeout or known.timeout, metadata=known.metadata()
+                request, timeout=max(left, 0.0), metadata=self._connection.metadata()
             )
         except grpc.RpcError as error:
             raise self._failure(error) from None
+        except ValueError:
+            raise ConfigError(f"{self.target}: this client is closed.") from None
 
     async def close(self) -> None:
         """Let go of the connection."""
@@ -443,20 +468,30 @@ def as_array(name: str, value: Any, dtype: int) -> np.ndarray:
     except ValueError as error:
         raise ConfigError(f"{name}: is no array: {error}.") from None
     kind = numpy_type(dtype)
-    if kind is None or array.dtype.kind not in "biufc" or not _castable(array, kind):
+    fits = kind is not None and array.dtype.kind in "biufc" and _castable(array, kind)
+    if not fits and array.size:
         raise ConfigError(f"{name}: {array.dtype} found; the model takes {type_name(dtype)}.")
     if dtype == BFLOAT16:
-        bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
-        # To the nearest, ties to even: the half of what is cut off, and one if the kept is odd.
-        return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
-    return array.astype(kind, copy=False)
+        return _bfloat16(np.ascontiguousarray(array, np.float32))
+    with np.errstate(over="ignore"):
+        converted = array.astype(kind, copy=False)
+    if array.dtype.kind == "f" and np.isinf(converted).sum() != np.isinf(array).sum():
+        raise ConfigError(f"{name}: a number is too large for {type_name(dtype)}.")
+    return converted
+
+
+def _bfloat16(array: np.ndarray) -> np.ndarray:
+    """The bits of bfloat16, rounded to the nearest, ties to even."""
+    bits = array.view(np.uint32)
+    rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+    return np.where(np.isnan(array), 0x7FC0, rounded).astype(np.uint16)
 
 
 def _castable(array: np.ndarray, kind: Any) -> bool:
     if array.dtype.kind in "iu" and np.dtype(kind).kind in "iu" and array.size:
         limits = np.iinfo(kind)
         return bool(limits.min <= array.min() and array.max() <= limits.max)
-    return array.dtype.kind in "iu" or np.can_cast(array.dtype, kind, "same_kind")
+    return np.can_cast(array.dtype, kind, "same_kind")
 
 
 def _strings(name: str, value: Any) -> np.ndarray:
@@ -464,7 +499,7 @@ def _strings(name: str, value: Any) -> np.ndarray:
     flat = np.empty(array.size, object)
     for place, one in enumerate(array.ravel().tolist()):
         if isinstance(one, str):
-            flat[place] = one.encode("utf-8", "surrogateescape")
+            flat[place] = _encoded(name, one)
         elif isinstance(one, bytes):
             flat[place] = one
         else:
@@ -472,6 +507,13 @@ def _strings(name: str, value: Any) -> np.ndarray:
                 f"{name}: {type(one).__name__} found at place {place}; a string is expected."
             )
     return flat.reshape(array.shape)
+
+
+def _encoded(name: str, value: str) -> bytes:
+    try:
+        return value.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise ConfigError(f"{name}: {value!r} holds half of a character.") from None
 
 
 def text(array: np.ndarray) -> np.ndarray:
@@ -490,20 +532,30 @@ def fill_example(values: Mapping[str, Any], example: Any) -> None:
         ConfigError: a value is none of these.
     """
     for name, value in values.items():
-        several = value if isinstance(value, list | tuple | np.ndarray) else [value]
+        several = list(value) if isinstance(value, list | tuple | np.ndarray) else [value]
+        kinds = {_feature_kind(name, one) for one in several}
+        kind = "float" if kinds == {"int64", "float"} else "".join(kinds)
+        if len(kinds) > 1 and kind != "float":
+            raise ConfigError(f"{name}: numbers and strings in one feature.")
         feature = example.features.feature[name]
-        for one in several:
-            if isinstance(one, bool | int | np.integer | np.bool_):
-                feature.int64_list.value.append(int(one))
-            elif isinstance(one, float | np.floating):
-                feature.float_list.value.append(float(one))
-            elif isinstance(one, str | bytes):
-                data = one.encode() if isinstance(one, str) else one
-                feature.bytes_list.value.append(data)
-            else:
-                raise ConfigError(
-                    f"{name}: {type(one).__name__} found; a number or a string is expected."
-                )
+        if kind == "bytes":
+            feature.bytes_list.value.extend(
+                _encoded(name, one) if isinstance(one, str) else one for one in several
+            )
+        elif kind == "float":
+            feature.float_list.value.extend(float(one) for one in several)
+        elif kind:
+            feature.int64_list.value.extend(int(one) for one in several)
+
+
+def _feature_kind(name: str, value: Any) -> str:
+    if isinstance(value, bool | int | np.integer | np.bool_):
+        return "int64"
+    if isinstance(value, float | np.floating):
+        return "float"
+    if isinstance(value, str | bytes):
+        return "bytes"
+    raise ConfigError(f"{name}: {type(value).__name__} found; a number or a string is expected.")
 
 
 def _stub(channel: Any, name: str) -> Any:
@@ -529,6 +581,16 @@ def _states(response: Any) -> dict[int, str]:
     states = response.DESCRIPTOR.file.message_types_by_name["ModelVersionStatus"]
     names = states.enum_types_by_name["State"].values_by_number
     return {one.version: names[one.state].name for one in response.model_version_status}
+
+
+def _reasons(response: Any) -> dict[int, str]:
+    told = response.model_version_status
+    return {one.version: one.status.error_message for one in told if one.status.error_code}
+
+
+def _may_be_stale(error: EspalierError) -> bool:
+    """Whether another signature than the one remembered could be why."""
+    return isinstance(error, ConfigError) or getattr(error, "code", "") == "INVALID_ARGUMENT"
 
 
 def _bytes(path: str | Path | None) -> bytes | None:

@@ -7,12 +7,13 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from typer.core import TyperCommand
 
 from ..errors import ConfigError
 from ..terminal import console, errors
@@ -27,27 +28,40 @@ Authority = Annotated[
 ]
 
 # TensorFlow Serving takes --flag, --flag=true and --flag=false.
-_FLAGS = ("true", "false", "1", "0")
+Flag = Literal["true", "false", "1", "0"]
+_FLAGS: set[str] = set()
 
 
-def _on(value: str | None) -> bool:
+class _Serve(TyperCommand):
+    """Takes a flag alone as true, as TensorFlow Serving does."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Spell out the flags that stand alone."""
+        return super().parse_args(ctx, [f"{one}=true" if one in _FLAGS else one for one in args])
+
+
+def _on(value: Flag) -> bool:
     return value in ("true", "1")
 
 
 def _flag(name: str, words: str) -> Any:
-    return typer.Option(f"--{name}", help=words, is_flag=False, flag_value="true", metavar="BOOL")
+    _FLAGS.add(f"--{name}")
+    return typer.Option(f"--{name}", help=words, metavar="BOOL", case_sensitive=False)
 
 
-@commands.command()
+@commands.command(cls=_Serve)
 @errors
 def serve(
     model_dir: Annotated[
         list[Path] | None,
         typer.Argument(metavar="MODEL_DIR", help="Folders of versions; each serves by its name."),
     ] = None,
-    port: Annotated[int, typer.Option(help="For gRPC; 0 opens none.")] = 8500,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="For gRPC; 0 opens none.")] = 8500,
     rest_api_port: Annotated[
-        int, typer.Option("--rest_api_port", "--rest-port", help="For REST; 0 opens none.")
+        int,
+        typer.Option(
+            "--rest_api_port", "--rest-port", min=0, max=65535, help="For REST; 0 opens none."
+        ),
     ] = 8501,
     host: Annotated[str, typer.Option(help="The address to listen at.")] = "0.0.0.0",
     model_name: Annotated[
@@ -74,17 +88,17 @@ def serve(
         int, typer.Option("--load_retry_interval_micros", help="Between those.")
     ] = 60_000_000,
     allow_version_labels_for_unavailable_models: Annotated[
-        str,
+        Flag,
         _flag("allow_version_labels_for_unavailable_models", "Labels for what comes later."),
     ] = "false",
     enable_batching: Annotated[
-        str, _flag("enable_batching", "Compute requests together that wait together.")
+        Flag, _flag("enable_batching", "Compute requests together that wait together.")
     ] = "false",
     batching_parameters_file: Annotated[
         Path | None, typer.Option("--batching_parameters_file", help="BatchingParameters.")
     ] = None,
     enable_per_model_batching_parameters: Annotated[
-        str,
+        Flag,
         _flag(
             "enable_per_model_batching_parameters", "Read batching_params.pbtxt of each version."
         ),
@@ -93,41 +107,45 @@ def serve(
         int,
         typer.Option(
             "--tensorflow_intra_op_parallelism",
+            min=0,
             help="Threads for one op; 0: all cores, 1: the most requests a second.",
         ),
     ] = 0,
     tensorflow_inter_op_parallelism: Annotated[
         int,
         typer.Option(
-            "--tensorflow_inter_op_parallelism", help="Ops at once; -1: the request's own thread."
+            "--tensorflow_inter_op_parallelism",
+            min=-1,
+            help="Ops at once; -1: the request's own thread.",
         ),
     ] = -1,
     saved_model_tags: Annotated[
         str, typer.Option("--saved_model_tags", help="Tags of the graph, with commas between.")
     ] = "serve",
     enable_model_warmup: Annotated[
-        str, _flag("enable_model_warmup", "Send a version its warm-up requests first.")
+        Flag, _flag("enable_model_warmup", "Send a version its warm-up requests first.")
     ] = "true",
     num_request_iterations_for_warmup: Annotated[
         int, typer.Option("--num_request_iterations_for_warmup", help="How often each.")
     ] = 1,
     prefer_tflite_model: Annotated[
-        str, _flag("prefer_tflite_model", "Serve model.tflite of versions that have one.")
+        Flag, _flag("prefer_tflite_model", "Serve model.tflite of versions that have one.")
     ] = "false",
     num_tflite_interpreters_per_pool: Annotated[
         int, typer.Option("--num_tflite_interpreters_per_pool", help="As many pools as CPUs.")
     ] = 1,
     enable_serialization_as_tensor_content: Annotated[
-        str, _flag("enable_serialization_as_tensor_content", "Answers as bytes; faster.")
+        Flag, _flag("enable_serialization_as_tensor_content", "Answers as bytes; faster.")
     ] = "false",
     rest_api_num_threads: Annotated[
-        int | None, typer.Option("--rest_api_num_threads", help="4 for each CPU if left out.")
+        int | None,
+        typer.Option("--rest_api_num_threads", min=1, help="4 for each CPU if left out."),
     ] = None,
     rest_api_timeout_in_ms: Annotated[
         int, typer.Option("--rest_api_timeout_in_ms", help="For a REST call.")
     ] = 30_000,
     rest_api_enable_cors_support: Annotated[
-        str, _flag("rest_api_enable_cors_support", "Let pages of other origins call.")
+        Flag, _flag("rest_api_enable_cors_support", "Let pages of other origins call.")
     ] = "false",
     grpc_max_threads: Annotated[
         int | None,
@@ -190,8 +208,11 @@ def serve(
         if model_config_file
         else config_files.of_folders(folders, model_name)
     )
-    if request_log:
-        models = config_files.logged(models, request_log, request_log_rate)
+    if model_config_file and (folders or model_name):
+        raise ConfigError(
+            "--model_config_file names the models; leave MODEL_DIR, --model_name and "
+            "--model_base_path out."
+        )
     if not port and not grpc_socket_path:
         raise ConfigError("give gRPC a --port or a --grpc_socket_path.")
     parameters: Parameters | None = None
@@ -204,6 +225,8 @@ def serve(
     server = Server(
         Options(
             models=models,
+            request_log=request_log,
+            request_log_rate=request_log_rate,
             grpc=DoorOptions(
                 host=host, port=port, socket_path=grpc_socket_path, max_threads=threads,
                 max_message_bytes=max_message_bytes, ssl=ssl,
@@ -304,6 +327,8 @@ def predict(
     rows: list[Any] = [*(image or text or [])]
     predictor = Predictor(target, **_connection(token_file, ca))
     if file is not None:
+        if rows or text_pair:
+            raise ConfigError("give --csv, or --text and --image; not both.")
         _predict_csv(predictor, file, column or [], output)
         return
     if predictor.takes_images != bool(image):

@@ -51,12 +51,16 @@ def predict_csv(
             f"--column; found {', '.join(columns) or 'none'}."
         )
     try:
-        with file.open(encoding="utf-8-sig", newline="") as opened:
-            return _predict(predictor, file, _rows(file, opened), columns, out, advance)
+        opened = file.open(encoding="utf-8-sig", newline="")
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}.") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: is not UTF-8 (byte {error.start} of a part of it).") from None
+    with opened:
+        try:
+            return _predict(predictor, file, _rows(file, opened), columns, out, advance)
+        except UnicodeDecodeError as error:
+            raise DataError(f"{file}: is not UTF-8 (byte {error.start} of a part of it).") from None
+        except OSError as error:
+            raise ConfigError(f"the predictions cannot be written: {error.strerror}.") from None
 
 
 def _predict(

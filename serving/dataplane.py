@@ -42,17 +42,17 @@ class DataPlane:
 
     def predict(self, request: Any, deadline: float | None = None) -> Any:
         """PredictRequest to PredictResponse; `deadline` is by time.monotonic()."""
-        with self._hold(request.model_spec) as version:
+        with self._hold(_spec_of(request)) as version:
             return predict(version, request, deadline, self._as_content)
 
     def classify(self, request: Any, deadline: float | None = None) -> Any:
         """ClassificationRequest to ClassificationResponse."""
-        with self._hold(request.model_spec) as version:
+        with self._hold(_spec_of(request)) as version:
             return classify(version, request, deadline)
 
     def regress(self, request: Any, deadline: float | None = None) -> Any:
         """RegressionRequest to RegressionResponse."""
-        with self._hold(request.model_spec) as version:
+        with self._hold(_spec_of(request)) as version:
             return regress(version, request, deadline)
 
     def multi_inference(self, request: Any, deadline: float | None = None) -> Any:
@@ -116,6 +116,12 @@ class DataPlane:
 
     def _hold(self, spec: Any) -> Any:
         return self.manager.hold(spec.name, _number(spec), spec.version_label)
+
+
+def _spec_of(request: Any) -> Any:
+    if not request.HasField("model_spec"):
+        raise invalid("Missing ModelSpec")
+    return request.model_spec
 
 
 def predict(version: Version, request: Any, deadline: float | None, as_content: bool) -> Any:
@@ -293,7 +299,7 @@ def _outputs(signature: Any, filtered: Sequence[str]) -> list[str]:
         if alias in seen:
             raise invalid(f"duplicate output tensor alias: {alias}")
         seen.append(alias)
-    return seen or sorted(signature.outputs)
+    return sorted(seen or signature.outputs)  # one order, so that one prepared call serves all
 
 
 def _set(names: Any) -> str:
@@ -394,9 +400,10 @@ def _classes(signature: Any, rows: int, values: Mapping[str, np.ndarray], result
             "Tensors class and score should match in dim_size(1). Got "
             f"{found['classes'].shape[1]} vs. {found['scores'].shape[1]}"
         )
+    (count,) = counts
     for row in range(rows):
         classes = result.classifications.add().classes
-        for place in range(counts.copy().pop()):
+        for place in range(count):
             one = classes.add()
             if "classes" in found:
                 # Bytes that are not UTF-8 cannot stand in a proto3 string.

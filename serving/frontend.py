@@ -63,6 +63,7 @@ class Frontend:
         entrypoint: str,
         deadline: float | None = None,
         request_id: str = "",
+        received: float | None = None,
     ) -> Any:
         """Answer one of API_NAMES.
 
@@ -72,11 +73,14 @@ class Frontend:
             entrypoint: GRPC or REST, for the metrics.
             deadline: by time.monotonic().
             request_id: the caller's own name for it, for the log.
+            received: when it came, in seconds since 1970; now, if left out.
 
         Raises:
             Status: whatever went wrong.
         """
-        received, begin, code = time.time(), time.perf_counter(), "OK"
+        started, begin, code = time.time(), time.perf_counter(), "OK"
+        tasks = request.tasks if method == "multi_inference" else [request]
+        model = tasks[0].model_spec.name if tasks else ""
         try:
             if deadline is not None and deadline <= time.monotonic():
                 raise Status(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
@@ -85,16 +89,20 @@ class Frontend:
             code = status.code.name
             raise
         finally:
-            tasks = request.tasks if method == "multi_inference" else [request]
-            model = tasks[0].model_spec.name if tasks else ""
-            # Of names that callers make up, only one is counted: they would fill the memory.
-            known = model if self.plane.manager.knows(model) else ""
-            seconds = time.perf_counter() - begin
-            self.metrics.answered(known, API_NAMES[method], entrypoint, code, seconds)
+            self._count(method, model, entrypoint, code, time.perf_counter() - begin)
         if rate := self._log.chosen(model):
-            times = (received, received, received + seconds)
+            times = (received or started, started, time.time())
             self._log.add(model, Record(method, request, response, request_id, *times, rate))
         return response
+
+    def refused(self, method: str, model: str, entrypoint: str, status: Status) -> None:
+        """Count a request that could not be read."""
+        self._count(method, model, entrypoint, status.code.name, 0.0)
+
+    def _count(self, method: str, model: str, entrypoint: str, code: str, seconds: float) -> None:
+        # Of names that callers make up, only one is counted: they would fill the memory.
+        known = model if self.plane.manager.knows(model) else ""
+        self.metrics.answered(known, API_NAMES[method], entrypoint, code, seconds)
 
 
 def guarded(call: Callable[..., Any], *arguments: Any) -> Any:

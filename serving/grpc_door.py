@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from tensorflow_serving.apis import (
     model_management_pb2,
     model_service_pb2,
@@ -79,7 +79,7 @@ class GrpcDoor:
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(
             _Models(frontend, reload), self._server
         )
-        self._health = health.HealthServicer()
+        self._health = _Health()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         services = [
             prediction_service_pb2.DESCRIPTOR.services_by_name["PredictionService"].full_name,
@@ -87,7 +87,9 @@ class GrpcDoor:
             _HEALTH,
             reflection.SERVICE_NAME,
         ]
-        reflection.enable_server_reflection(services, self._server)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
+            _Reflection(services), self._server
+        )
         self.set_ready(False)
         if options.port:
             self._listen(f"{options.host}:{options.port}", options.ssl)
@@ -122,6 +124,24 @@ class GrpcDoor:
         """Refuse new calls, and give those under way so many seconds."""
         self._health.enter_graceful_shutdown()
         self._server.stop(grace).wait()
+
+
+class _Health(health.HealthServicer):
+    """Probes are answered however busy the models are."""
+
+    def Check(self, request: Any, context: grpc.ServicerContext) -> Any:
+        return super().Check(request, context)
+
+    Check.experimental_thread_pool = futures.ThreadPoolExecutor(1)  # type: ignore[attr-defined]
+
+
+class _Reflection(reflection.ReflectionServicer):
+    """A stream of reflection holds a thread for as long as it is open: not one of the models'."""
+
+    def ServerReflectionInfo(self, request_iterator: Any, context: grpc.ServicerContext) -> Any:
+        return super().ServerReflectionInfo(request_iterator, context)
+
+    ServerReflectionInfo.experimental_thread_pool = futures.ThreadPoolExecutor(4)  # type: ignore[attr-defined]
 
 
 def _credentials(ssl: Any) -> grpc.ServerCredentials:

@@ -25,6 +25,7 @@ from .servable import Servable, is_whole
 from .status import Status, invalid
 
 log = logging.getLogger("espalier.serving")
+_PATIENCE = 5.0  # seconds to wait at the end for a version that is being loaded
 START, LOADING, AVAILABLE, UNLOADING, END = 10, 20, 30, 40, 50  # ModelVersionStatus.State
 
 
@@ -143,12 +144,16 @@ class Manager:
     def stop(self) -> None:
         """Look no more, and unload everything."""
         self._stopping.set()
-        with self._round:
+        if not self._round.acquire(timeout=_PATIENCE):
+            return  # a version is being loaded, which cannot be stopped; the process ends anyway
+        try:
             for model in self._models.values():
                 for version in model.versions.values():
-                    # One that never answers holds its version; the process ends all the same.
+                    # One that never answers holds its version; the process ends anyway.
                     if version.state == AVAILABLE and version.retire():
                         version.unload()
+        finally:
+            self._round.release()
 
     def configure(self, configs: Sequence[ModelConfig]) -> None:
         """Serve these models from now on, and return when that is so.
@@ -163,23 +168,19 @@ class Manager:
                 raise invalid(f"Illegal to list model {name} multiple times in config list")
         with self._round:
             self._check_labels(configs)
-            models = {
-                config.name: self._models.get(config.name, _Model(config)) for config in configs
-            }
-            gone = [model for name, model in self._models.items() if name not in models]
-            moved = []
+            models, before = {}, self._models
             for config in configs:
-                model = models[config.name]
-                if model.config.base_path != config.base_path:
-                    # The same number is another model there.
-                    moved += [v for v in model.versions.values() if v.state == AVAILABLE]
-                    model.versions = {}
+                model = before.get(config.name)
+                if model is None or model.config.base_path != config.base_path:
+                    model = _Model(config)  # the same number is another model elsewhere
+                    self._look_at(model, again=True)  # before the old one goes
                 model.config = config
+                models[config.name] = model
             self._models = models
-            for model in gone:
-                moved += [v for v in model.versions.values() if v.state == AVAILABLE]
             self._look(again=True)
-            self._retire(moved)
+            gone = [model for name, model in before.items() if models.get(name) is not model]
+            left = [version for model in gone for version in model.versions.values()]
+            self._retire([version for version in left if version.state == AVAILABLE])
         self._changed()
 
     def _check_labels(self, configs: Sequence[ModelConfig]) -> None:
@@ -291,25 +292,33 @@ class Manager:
         """One round: load what should be served and is not, unload what should not be."""
         changed = False
         for model in self._models.values():
-            found = self._found(model)
-            if found is None:
-                continue
-            tried: set[int] = set()
-            # Asked anew after each: when one turns out broken, an older one stands in.
-            while todo := [n for n in self._wanted(model, found) if n not in tried]:
-                tried.add(todo[0])
-                changed |= self._try(model, todo[0], found[todo[0]], again)
-            wanted = set(self._served(model, found))
-            changed |= self._retire(
-                [
-                    version
-                    for number, version in model.versions.items()
-                    if version.state == AVAILABLE and number not in wanted
-                ]
-            )
-            for number in [n for n in model.versions if n not in found]:
-                if model.versions[number].state in (START, END):
-                    del model.versions[number]
+            try:
+                changed |= self._look_at(model, again)
+            except OSError as error:  # a folder that cannot be read must not stop the others
+                self._report(model, "read", f"{model.config.name}: {error.strerror}")
+        return changed
+
+    def _look_at(self, model: _Model, again: bool) -> bool:
+        found = self._found(model)
+        if found is None:
+            return False
+        changed = False
+        tried: set[int] = set()
+        # Asked anew after each: when one turns out broken, an older one stands in.
+        while todo := [n for n in self._wanted(model, found) if n not in tried]:
+            tried.add(todo[0])
+            changed |= self._try(model, todo[0], found[todo[0]], again)
+        wanted = set(self._served(model, found))
+        changed |= self._retire(
+            [
+                version
+                for number, version in model.versions.items()
+                if version.state == AVAILABLE and number not in wanted
+            ]
+        )
+        for number in [n for n in model.versions if n not in found]:
+            if model.versions[number].state in (START, END):
+                del model.versions[number]
         return changed
 
     def _found(self, model: _Model) -> dict[int, Path] | None:

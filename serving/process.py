@@ -15,6 +15,7 @@ from ..errors import ServerError
 from .client import Client
 
 MODEL = "model"  # its name in a server started here
+_LONGEST_FOLDER = 70  # characters: a UNIX socket's path has 107 at most
 _STARTING = 0.05  # seconds between looks
 # What this process sets for itself must not decide how the model behaves in a server.
 _OURS = ("TF_", "XLA_", "KERAS_", "CUDA_VISIBLE_DEVICES")
@@ -57,7 +58,8 @@ def started(version: Path, binary: str = "", timeout: float = 300.0) -> Iterator
     Raises:
         OSError: the binary cannot be run.
     """
-    with tempfile.TemporaryDirectory(prefix="espalier-") as folder:
+    short = None if len(tempfile.gettempdir()) < _LONGEST_FOLDER else "/tmp"
+    with tempfile.TemporaryDirectory(prefix="espalier-", dir=short) as folder:
         base = Path(folder, "versions")
         base.mkdir()
         (base / "1").symlink_to(version.resolve(), target_is_directory=True)

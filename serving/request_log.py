@@ -23,6 +23,8 @@ from .manager import ModelConfig
 
 log = logging.getLogger("espalier.serving")
 _QUEUED = 1000  # records
+_QUEUED_BYTES = 64 * 2**20
+_PAUSE_SECONDS = 60.0  # after a failure
 _CLOSE_SECONDS = 10.0
 _LARGEST = 64 * 2**20  # bytes of a file, after which the next one is begun
 
@@ -41,6 +43,10 @@ class Record:
     rate: float = 1.0
 
 
+def _size(record: Record) -> int:
+    return record.request.ByteSize() + record.response.ByteSize()
+
+
 class RequestLog:
     """Writes the sampled requests of all models in a thread of its own.
 
@@ -55,6 +61,8 @@ class RequestLog:
         self._prefixes: dict[str, str] = {}
         self._records: queue.Queue[Record | None] = queue.Queue(_QUEUED)
         self._files: dict[str, _File] = {}
+        self._paused: dict[str, float] = {}  # until when, by time.monotonic()
+        self._bytes, self._lock = 0, threading.Lock()  # of what is queued
         self._thread = threading.Thread(target=self._write, name="request-log", daemon=True)
         self._thread.start()
 
@@ -70,11 +78,22 @@ class RequestLog:
         return rate if rate and random.random() < rate else 0.0
 
     def add(self, model: str, record: Record) -> None:
-        """Queue a record; drop it if the queue is full."""
+        """Queue a record; drop it if too many wait, or too large ones."""
+        size = _size(record)
+        with self._lock:
+            if self._bytes + size > _QUEUED_BYTES:
+                self._lost(model)
+                return
+            self._bytes += size
         try:
             self._records.put_nowait(record)
         except queue.Full:
+            self._taken(record)
             self._lost(model)
+
+    def _taken(self, record: Record) -> None:
+        with self._lock:
+            self._bytes -= _size(record)
 
     def close(self) -> None:
         """Write what is queued, and end."""
@@ -85,12 +104,18 @@ class RequestLog:
     def _write(self) -> None:
         while (record := self._records.get()) is not None:
             name = _spec(record).name
+            self._taken(record)
+            if time.monotonic() < self._paused.get(name, 0.0):
+                self._lost(name)
+                continue
             try:
                 self._append(name, record)
             except Exception as error:  # a full disk must not end the thread
                 self._lost(name)
                 log.warning("the request log of %s was not written: %s", name, error)
                 self._files.pop(name, None)
+                # Each try begins a new file: a full disk would be strewn with empty ones.
+                self._paused[name] = time.monotonic() + _PAUSE_SECONDS
         for file in self._files.values():
             file.close()
 

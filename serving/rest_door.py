@@ -58,6 +58,14 @@ class RestOptions:
     ssl: Any = None
 
 
+@dataclass
+class _Calls:
+    """What is under way; only the loop's thread counts."""
+
+    under_way: int = 0
+    draining: bool = False
+
+
 class RestDoor:
     """An HTTP server: an event loop reads and writes in one thread, a pool of threads answers.
 
@@ -76,12 +84,12 @@ class RestDoor:
                 "another with --rest_api_port, or 0 for none."
             ) from None
         self._pool = futures.ThreadPoolExecutor(options.threads, thread_name_prefix="rest")
-        self._under_way: dict[int, _Handler] = {}  # calls; only the loop's thread counts
+        self._calls = _Calls()
         shared = {
             "frontend": frontend,
             "options": options,
             "pool": self._pool,
-            "under_way": self._under_way,
+            "calls": self._calls,
         }
         routes = [(r"/", _Page, shared), (r"/demo/models", _Names, shared)]
         if options.metrics_path:
@@ -110,13 +118,14 @@ class RestDoor:
     async def _drain(self, grace: float) -> None:
         assert self._server is not None  # started
         self._server.stop()
+        self._calls.draining = True  # connections that are kept alive would go on and on
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._answered(), grace)
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._server.close_all_connections(), 1.0)
 
     async def _answered(self) -> None:
-        while self._under_way:
+        while self._calls.under_way:
             await asyncio.sleep(0.02)
 
     def _run(self) -> None:
@@ -157,10 +166,9 @@ class _Handler(tornado.web.RequestHandler):
         frontend: Frontend,
         options: RestOptions,
         pool: futures.Executor,
-        under_way: dict[int, "_Handler"],
+        calls: _Calls,
     ) -> None:
-        self.frontend, self.door, self.pool = frontend, options, pool
-        self.under_way = under_way
+        self.frontend, self.door, self.pool, self.calls = frontend, options, pool, calls
 
     def set_default_headers(self) -> None:
         self.clear_header("Server")
@@ -185,21 +193,25 @@ class _Handler(tornado.web.RequestHandler):
 
     async def answer(self, call: Any, *arguments: Any) -> None:
         """The one place where a Status becomes HTTP's."""
-        self.under_way[id(self)] = self
+        if self.calls.draining:
+            self.set_header("Connection", "close")
+            self.say(503, json.dumps({"error": "The server is stopping."}))
+            return
+        self.calls.under_way += 1
         try:
             loop = asyncio.get_running_loop()
             self.say(200, await loop.run_in_executor(self.pool, guarded, call, *arguments))
         except Status as status:
             self.say(status.http, json.dumps({"error": status.message}))
         finally:
-            del self.under_way[id(self)]
+            self.calls.under_way -= 1
 
 
 class _Api(_Handler):
     async def post(self) -> None:
         # Counted from when the request was read, not from when a thread is free.
         deadline = time.monotonic() + self.door.timeout_seconds
-        await self.answer(self._infer, deadline)
+        await self.answer(self._infer, deadline, time.time())
 
     async def get(self) -> None:
         await self.answer(self._look)
@@ -207,23 +219,34 @@ class _Api(_Handler):
     async def options(self) -> None:  # type: ignore[override]
         self.say(200, "")
 
-    def _infer(self, deadline: float) -> str:
+    def _infer(self, deadline: float, received: float) -> str:
         self.admit()
         found = _INFER.fullmatch(self.request.path)
         if not found:
             raise invalid(f"Malformed request: POST {self.request.path}")
         method = found[4].lower()
-        spec = _spec(*found.groups()[:3])
+        try:
+            spec = _spec(*found.groups()[:3])
+            request, by_row = self._read(method, spec)
+        except Status as status:
+            self.frontend.refused(method, unquote(found[1]), "REST", status)
+            raise
+        request_id = self.request.headers.get("X-Request-Id", "")
+        answer = self.frontend.infer(method, request, "REST", deadline, request_id, received)
+        if method == "predict":
+            return rest_json.predictions(answer.outputs, by_row)
+        if method == "classify":
+            return rest_json.classifications(answer.result)
+        return rest_json.regressions(answer.result)
+
+    def _read(self, method: str, spec: Any) -> tuple[Any, bool]:
+        """The request that the body holds, and whether it is in the row form."""
         document = rest_json.parse(self._body())
         rest_json.fill_signature(document, spec)
-        request_id = self.request.headers.get("X-Request-Id", "")
-        call = (deadline, request_id)
         if method == "predict":
             request = predict_pb2.PredictRequest(model_spec=spec)
             infos = self.frontend.plane.inputs(spec)
-            by_row = rest_json.fill_inputs(document, infos, request)
-            answer = self.frontend.infer("predict", request, "REST", *call)
-            return rest_json.predictions(answer.outputs, by_row)
+            return request, rest_json.fill_inputs(document, infos, request)
         kind = (
             classification_pb2.ClassificationRequest
             if method == "classify"
@@ -231,10 +254,7 @@ class _Api(_Handler):
         )
         request = kind(model_spec=spec)
         rest_json.fill_examples(document, request.input)
-        answer = self.frontend.infer(method, request, "REST", *call)
-        if method == "classify":
-            return rest_json.classifications(answer.result)
-        return rest_json.regressions(answer.result)
+        return request, False
 
     def _body(self) -> bytes:
         if "gzip" not in self.request.headers.get("Content-Encoding", ""):

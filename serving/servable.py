@@ -1,5 +1,6 @@
 """One version of a model, loaded: a SavedModel in a Session, or a TFLite file."""
 
+import os
 import queue
 import threading
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from .status import Status, invalid, of_tensorflow
+from ..errors import reason
+from .status import invalid, of_tensorflow
 from .tensors import numpy_type, type_name
 
 SAVED_MODEL, TFLITE = "saved_model.pb", "model.tflite"
@@ -35,7 +37,8 @@ class LoadOptions:
 
 def is_whole(version: Path) -> bool:
     """Whether the file that comes last, and says that the version is complete, is there."""
-    return any((version / name).is_file() for name in (SAVED_MODEL, _RARE, TFLITE))
+    # os.path, not pathlib: a folder that may not be read is one that is not whole.
+    return any(os.path.isfile(version / name) for name in (SAVED_MODEL, _RARE, TFLITE))
 
 
 class Servable:
@@ -104,6 +107,8 @@ class _SavedModel(Servable):
             return [_array(value) for value in call(*feeds.values())]
         except self._error as error:
             raise of_tensorflow(error) from None
+        except UnicodeDecodeError as error:  # of TensorFlow's message, which quotes the input
+            raise invalid(reason(error.object.decode(errors="replace"))) from None
 
     def _make(self, feeds: tuple[str, ...], fetches: tuple[str, ...]) -> Any:
         from tensorflow.core.protobuf.config_pb2 import CallableOptions
@@ -198,6 +203,3 @@ def check_feed(alias: str, info: Any, value: np.ndarray) -> None:
     )
     if not fits:
         raise invalid(f"input {alias}: expects shape {wanted}, but {list(value.shape)} is provided")
-
-
-__all__ = ["LoadOptions", "Servable", "Status", "check_feed", "is_whole", "load"]

@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from .metrics import Metrics
 from .predictor import description
 from .request_log import RequestLog
 from .rest_door import RestDoor, RestOptions
+from .status import Status
 from .token_file import read_token
 
 log = logging.getLogger("espalier.serving")
@@ -39,6 +40,8 @@ class Options:
     load: servable.LoadOptions = field(default_factory=servable.LoadOptions)
     batching: Parameters | None = None
     per_model_batching: bool = False
+    request_log: str = ""  # a prefix, for models whose own configuration names none
+    request_log_rate: float = 0.0
     as_content: bool = False
     warmup: bool = True
     warmup_iterations: int = 1
@@ -56,13 +59,14 @@ class Server:
 
     def __init__(self, options: Options) -> None:
         self._options = options
+        self._configured = self._with_log(options.models)
         self._stopped = threading.Event()
         self.metrics = Metrics()
         self._log = RequestLog(self.metrics.unlogged.add)
         self.manager = Manager(self._load, options.policy, self._changed)
         plane = dataplane.DataPlane(self.manager, options.as_content)
         frontend = Frontend(plane, self.metrics, self._log, read_token(options.token_file))
-        self._grpc = GrpcDoor(frontend, self._configure, options.grpc)
+        self._grpc = GrpcDoor(frontend, self._reload, options.grpc)
         self._rest = RestDoor(frontend, options.rest) if options.rest.port else None
 
     def start(self) -> None:
@@ -72,9 +76,9 @@ class Server:
             ConfigError: the models' configuration contradicts itself.
         """
         try:
-            self._log.configure(list(self._options.models))
-            self.manager.start(self._options.models)
-        except dataplane.Status as status:
+            self._log.configure(self._configured)
+            self.manager.start(self._configured)
+        except Status as status:
             raise ConfigError(status.message) from None
         self._grpc.start()
         if self._rest is not None:
@@ -93,6 +97,8 @@ class Server:
 
     def stop(self, grace: float = _DRAIN_SECONDS) -> None:
         """Refuse new calls, give those under way `grace` seconds, unload."""
+        if self._stopped.is_set():
+            return
         self._stopped.set()
         doors = [door for door in (self._grpc, self._rest) if door is not None]
         closing = [threading.Thread(target=door.stop, args=(grace,)) for door in doors]
@@ -106,16 +112,38 @@ class Server:
     def _changed(self) -> None:
         self._grpc.set_ready(self.manager.ready())
 
+    def _reload(self, models: Sequence[ModelConfig]) -> None:
+        """What a caller asks for. Where this machine writes to is not theirs to say."""
+        known = {one.name: one for one in self._configured}
+        unlogged = ModelConfig("", Path())
+        self._configure(
+            [
+                replace(one, log_prefix=before.log_prefix, log_rate=before.log_rate)
+                for one in models
+                for before in [known.get(one.name, unlogged)]
+            ]
+        )
+
     def _configure(self, models: Sequence[ModelConfig]) -> None:
-        self.manager.configure(models)
-        self._log.configure(list(models))
+        wanted = self._with_log(models)
+        self.manager.configure(wanted)
+        self._log.configure(wanted)
+        self._configured = wanted
+
+    def _with_log(self, models: Sequence[ModelConfig]) -> list[ModelConfig]:
+        prefix, rate = self._options.request_log, self._options.request_log_rate
+        return config_files.logged(models, prefix, rate) if prefix else list(models)
 
     def _poll_config(self) -> None:
         assert self._options.config_file is not None
         while not self._stopped.wait(self._options.config_poll_seconds):
             try:
-                self._configure(config_files.read_models(self._options.config_file))
-            except (ConfigError, dataplane.Status) as error:
+                models = config_files.read_models(self._options.config_file)
+                if (
+                    self._with_log(models) != self._configured
+                ):  # else failed versions would be retried
+                    self._configure(models)
+            except (ConfigError, Status) as error:
                 log.error("the model config was not taken over: %s", error)
 
     def _load(self, version: Version) -> None:

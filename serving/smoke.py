@@ -25,18 +25,20 @@ class Compared:
     alike: bool
 
 
-def smoke(client: Client, model: Path) -> list[Compared]:
+def smoke(client: Client, model: Path, named: bool = True) -> list[Compared]:
     """Send the sample of the newest version below `model`, or of that version.
 
     Args:
         client: of the server and the model to ask; any that serves the version.
         model: a folder of versions, or a version's.
+        named: ask for the version by its folder's number; else the newest that is served.
 
     Raises:
         ConfigError: the version carries no sample.
         ServerError: the server refused, or did not answer.
     """
-    file = newest_version(model) / SAMPLE
+    version = newest_version(model)
+    file = version / SAMPLE
     try:
         sample = json.loads(file.read_text(encoding="utf-8"))
         inputs = {name: [_given(one) for one in rows] for name, rows in sample["inputs"].items()}
@@ -46,7 +48,8 @@ def smoke(client: Client, model: Path) -> list[Compared]:
             f"{file}: there is no readable sample. Versions pushed by Espalier have one; run "
             "`espalier run` again."
         ) from None
-    answer = client.predict(inputs)
+    # Of that version, not of whichever the server has: it may not have taken this one.
+    answer = client.predict(inputs, version=int(version.name) if named else None)
     return [_compare(name, value, answer.get(name), tolerance) for name, value in outputs.items()]
 
 

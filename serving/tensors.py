@@ -38,7 +38,7 @@ _BY_NUMPY = {
     np.dtype(numpy): number for number, (_, numpy, _) in _TYPES.items() if number != BFLOAT16
 }
 MAX_RANK = 254  # of TensorFlow's TensorShape
-_MOST_FILLED = 2**24  # a message of a few bytes must not ask for gigabytes
+_MOST_FILLED = 2**20  # a message of a few bytes must not ask for gigabytes
 
 
 def type_name(number: int) -> str:

@@ -149,8 +149,9 @@ def test_a_disk_that_hangs_does_not_keep_the_server_from_ending(make, monkeypatc
     held.set()
 
 
-def test_a_disk_that_fails_loses_records_and_goes_on(tmp_path, make, lost):
+def test_a_disk_that_fails_loses_records_and_goes_on(tmp_path, make, lost, monkeypatch):
     log = make()
+    monkeypatch.setattr(request_log, "_PAUSE_SECONDS", 0.0)
     (tmp_path / "log").write_text("no folder")
     log.add("m", record("lost"))
     log.add("m", record("lost too"))
