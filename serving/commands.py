@@ -27,6 +27,11 @@ Authority = Annotated[
     Path | None, typer.Option("--ca", metavar="PEM", help="Speak TLS; who signed the server.")
 ]
 
+Certificate = Annotated[
+    tuple[Path, Path] | None,
+    typer.Option("--cert", metavar="PEM KEY", help="For mTLS: this client's certificate and key."),
+]
+
 # TensorFlow Serving takes --flag, --flag=true and --flag=false.
 Flag = Literal["true", "false", "1", "0"]
 _FLAGS: set[str] = set()
@@ -315,6 +320,7 @@ def predict(
     ] = None,
     token_file: TokenFile = None,
     ca: Authority = None,
+    cert: Certificate = None,
 ) -> None:
     """Predict from a server, or in this process from the newest pushed version.
 
@@ -325,7 +331,7 @@ def predict(
     from .predictor import Predictor
 
     rows: list[Any] = [*(image or text or [])]
-    predictor = Predictor(target, **_connection(token_file, ca))
+    predictor = Predictor(target, **_connection(token_file, ca, cert))
     if file is not None:
         if rows or text_pair:
             raise ConfigError("give --csv, or --text and --image; not both.")
@@ -353,6 +359,7 @@ def smoke(
     ],
     token_file: TokenFile = None,
     ca: Authority = None,
+    cert: Certificate = None,
 ) -> None:
     """Send a server the request that a pushed version carries, and compare the answer.
 
@@ -364,7 +371,7 @@ def smoke(
 
     if (address := parse_address(target)) is None:
         raise ConfigError(f"{target}: a server's HOST:PORT/MODEL is expected.")
-    with Client(*address, **_connection(token_file, ca)) as client:
+    with Client(*address, **_connection(token_file, ca, cert)) as client:
         compared = replay(client, model)
     table = Table("output", "expected", "found", "", box=None, padding=(0, 2, 0, 0))
     for one in compared:
@@ -407,6 +414,7 @@ def load(
     ] = None,
     token_file: TokenFile = None,
     ca: Authority = None,
+    cert: Certificate = None,
 ) -> None:
     """Measure how many requests a server answers, and how fast: a load test over gRPC.
 
@@ -425,13 +433,13 @@ def load(
         raise ConfigError("give --concurrency or --rate, not both.")
     if output is not None:
         load_test.check_picture(output)
-    connection = Connection(**_connection(token_file, ca))
+    known = _connection(token_file, ca, cert)
     given = Given(text or (), image or (), data, column or ())
-    with Client(*address, token=connection.token, ca=connection.ca) as client:
+    with Client(*address, **known) as client:
         sent = bodies(client, given, batch)
     plan = load_test.Plan(concurrency or 8, rate, seconds, warmup_seconds, batch)
     with _progress(plan.warmup_seconds + plan.seconds) as told:
-        result = load_test.run(address[0], sent, plan, connection, told)
+        result = load_test.run(address[0], sent, plan, Connection(**known), told)
     console().print(load_test.table(result))
     if result.first_error:
         console().print(f"the first error: {escape(result.first_error)}", highlight=False)
@@ -459,10 +467,12 @@ def _progress(seconds: float) -> Iterator[Callable[[float, int, int], None]]:
         yield told
 
 
-def _connection(token_file: Path | None, ca: Path | None) -> dict[str, Any]:
+def _connection(
+    token_file: Path | None, ca: Path | None, cert: tuple[Path, Path] | None
+) -> dict[str, Any]:
     from .token_file import read_token
 
-    return {"token": read_token(token_file), "ca": ca}
+    return {"token": read_token(token_file), "ca": ca, "certificate": cert}
 
 
 def _predict_csv(predictor: Any, file: Path, columns: list[str], output: Path | None) -> None:

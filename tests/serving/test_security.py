@@ -15,8 +15,11 @@ import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tensorflow_serving.apis import get_model_status_pb2
+from typer.testing import CliRunner
 
+from espalier import Client, ServerError
 from espalier.errors import ConfigError
+from espalier.pipeline.cli import app
 from espalier.serving import config_files
 from espalier.serving.manager import ModelConfig
 from espalier.serving.protos import message
@@ -118,6 +121,25 @@ def test_clients_must_show_their_certificate_if_asked(half, certificates, ssl_co
     with https(door, certificates, client=False) as http, pytest.raises(httpx.TransportError):
         http.get(HALF)
     assert door.half(1) == (2, [3.5])
+
+
+def test_our_own_client_speaks_mtls(half, certificates, ssl_config, open_door):
+    files = {name: str(path) for name, path in certificates.items()}
+    door = open_door(
+        half,
+        grpc={"ssl": ssl_config(verify=True)},
+        client={"credentials": credentials(certificates, client=True)},
+    )
+    pair = (files["client.crt"], files["client.key"])
+    with Client(door.target, "half_plus_two", ca=files["ca.crt"], certificate=pair) as client:
+        assert client.predict([2.0])["y"].tolist() == [4.0]
+    for shown in ({}, {"ca": files["ca.crt"]}):  # in the clear; without a certificate
+        stranger = Client(door.target, "half_plus_two", timeout=20, **shown)
+        with stranger as client, pytest.raises(ServerError):
+            client.predict([2.0])
+    words = ["load", f"{door.target}/half_plus_two", "--ca", files["ca.crt"], "--cert", *pair]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 2 and "half_plus_two" in done.output, done.output  # no model of ours
 
 
 def test_an_ssl_config_that_lacks_something_is_refused(ssl_config):
