@@ -62,8 +62,8 @@ RECIPES: dict[str, dict[str, list[dict[str, Any]]]] = {
     },
     "resnet": {
         "best": [
-            {"prune": {"sparsity": 0.8, **PRUNED["resnet"], "epochs": 4}},
-            {"cluster": {"clusters": 16, "learning_rate": 0.002}},
+            {"prune": {"sparsity": 0.88, **PRUNED["resnet"], "epochs": 5}},
+            {"cluster": {"clusters": 10, "learning_rate": 0.002}},
             INT8,
         ],
     },

@@ -84,7 +84,6 @@ class _SavedModel(Servable):
             inter_op_parallelism_threads=options.inter_op,
             intra_op_parallelism_threads=options.intra_op,
         )
-        config.graph_options.rewrite_options.disable_meta_optimizer = False
         self._session = v1.Session(graph=tf.Graph(), config=config)
         try:
             with self._session.graph.as_default():

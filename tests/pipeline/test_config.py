@@ -103,7 +103,7 @@ FAULTS: dict[str, tuple[tuple[str, str], str]] = {
     ),
     "unknown key like no other": (
         ("push: {", "push: {zzz: 1, "),
-        "job.yaml:16: push.zzz: unknown key 'zzz'; known here: to, keep.",
+        "job.yaml:16: push.zzz: unknown key 'zzz'; known here: to, keep, model_server.",
     ),
     "missing key": (
         ("{to: models/reviews}", "{}"),
