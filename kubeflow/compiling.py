@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,8 @@ def _check(config: Config) -> None:
 
 def _spec(config: Config, image: str, data: str, start: str, cache: bool) -> dict[str, Any]:
     """What TFX makes of the pipeline."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # it greets with a dozen lines
+    warnings.filterwarnings("ignore", category=FutureWarning)
     from tfx.orchestration.kubeflow.v2 import kubeflow_v2_dag_runner as kubeflow
 
     from ..pipeline.dag import create_pipeline
