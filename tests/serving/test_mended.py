@@ -89,7 +89,7 @@ def test_the_log_of_the_command_line_outlives_a_new_configuration(
 def test_an_error_that_is_not_utf8_is_the_rows_own(
     saved: Path, open_door: Callable[..., Any], batching: Any
 ) -> None:
-    door = open_door(ModelConfig("rows", saved / "rows"))
+    door = open_door(ModelConfig("rows", saved / "rows"), batching=batching)
     with Client(door.target, "rows") as client:
         with pytest.raises(ServerError) as caught:
             client.predict([b"\xff\xfe"])
