@@ -1,4 +1,4 @@
-"""What a serving graph needs of a CPU, and whether this machine has it. Imports no TensorFlow."""
+"""This machine's CPUs, and whether they have what a serving graph needs. No TensorFlow."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -19,6 +19,11 @@ _ISAS = (
     "SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI",
     "AVX512_CORE_BF16",
 )  # fmt: skip
+
+
+def count() -> int:
+    """The CPUs that this process may use, of those that the machine has."""
+    return len(os.sched_getaffinity(0))
 
 
 def lacking(needs: Sequence[str]) -> str:

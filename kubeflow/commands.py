@@ -7,15 +7,21 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from ..pipeline.cli import ConfigPath
 from ..terminal import errors
 
 commands = typer.Typer()
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Set one key: push.to=gs://models/x."),
+]
 
 
 @commands.command("compile")
 @errors
 def compile_(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The YAML file.")],
+    config: ConfigPath,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE", help="Where to write it, as YAML.")
     ] = Path("pipeline.yaml"),
@@ -26,10 +32,7 @@ def compile_(
         str, typer.Option(metavar="URI", help="Where artifacts go; else cluster.root.")
     ] = "",
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Run every component.")] = False,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Set one key: push.to=gs://models/x."),
-    ] = None,
+    set_: Overrides = None,
 ) -> None:
     """Compile the job for Kubeflow Pipelines 2.x, and check it by the backend's own rules.
 

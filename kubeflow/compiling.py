@@ -6,12 +6,10 @@ to runs on Vertex AI alone), retries, caching.
 """
 
 import contextlib
-import copy
 import io
 import logging
 import os
 import re
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -20,10 +18,10 @@ import yaml
 
 from ..errors import ConfigError
 from ..pipeline.config import Config, Resources
+from .entrypoint import EXAMPLE_GEN
 from .linting import lint
 
 ENTRY = ["python", "-m", "espalier.kubeflow.entrypoint"]
-EXAMPLE_GEN_FLAG = "--file_based_example_gen"
 _NEVER_CACHED = ("LatestBlessed", "Pusher")  # what is served may have changed since
 _ENVIRONMENT = {"PYTHONWARNINGS": "ignore", "TF_CPP_MIN_LOG_LEVEL": "2", "TF_USE_LEGACY_KERAS": "1"}
 _BYTES = {"M": 1e6, "G": 1e9, "T": 1e12, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
@@ -93,18 +91,16 @@ def _spec(config: Config, image: str, data: str, start: str, cache: bool) -> dic
 
     from ..pipeline.dag import create_pipeline
 
-    with tempfile.TemporaryDirectory(prefix="espalier-") as folder, _in_silence():
+    with _in_silence():
         # Components keep their state where their pod may write, whatever the laptop has.
         inside = config.model_copy(update={"runs": "/tmp/espalier"})
         pipeline = create_pipeline(inside, data=data, start=start, cache=cache, resolver=False)
         runner = kubeflow.KubeflowV2DagRunner(
             kubeflow.KubeflowV2DagRunnerConfig(
                 default_image=image, default_commands=ENTRY, use_pipeline_spec_2_1=True
-            ),
-            output_dir=folder,
+            )
         )
-        job = runner.run(pipeline, write_out=False)
-    return copy.deepcopy(job["pipelineSpec"])
+        return runner.run(pipeline, write_out=False)["pipelineSpec"]
 
 
 @contextlib.contextmanager
@@ -134,7 +130,7 @@ def _mend_executor(name: str, executor: dict[str, Any], config: Config) -> None:
     container = executor["container"]
     # The hook of ExampleGen's driver is Vertex AI's; the entry point runs the driver itself.
     if container.pop("lifecycle", None):
-        container["args"].append(EXAMPLE_GEN_FLAG)
+        container["args"].append(EXAMPLE_GEN)
     asked = config.cluster.resources.get(name) or config.cluster.resources.get("all")
     if asked is not None:
         container["resources"] = resources(asked)

@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 STAGED = {"minio://": "/minio/", "s3://": "/s3/", "gs://": "/gcs/"}
-_INPUT, _SPEC = "--json_serialized_invocation_args", "--json_serialized_inputs_spec_args"
+EXAMPLE_GEN = "--file_based_example_gen"  # said of a component whose driver has to run first
+_INPUT = "--json_serialized_invocation_args"
 _VALUES = tuple(f"tfx.{name}" for name in ("String", "Integer", "Float", "Boolean", "JsonValue"))
-_EXAMPLE_GEN = "--file_based_example_gen"
 
 
 def local(uri: str) -> str:
@@ -41,9 +41,9 @@ def main(arguments: Sequence[str]) -> None:
         arguments: as compiled: the executor's class, ExecutorInput as JSON, flags of Beam.
     """
     argv = list(arguments)
-    example_gen = _EXAMPLE_GEN in argv
+    example_gen = EXAMPLE_GEN in argv
     if example_gen:
-        argv.remove(_EXAMPLE_GEN)
+        argv.remove(EXAMPLE_GEN)
     place = argv.index(_INPUT) + 1
     given = json.loads(argv[place])
     _rewrite(given, local)

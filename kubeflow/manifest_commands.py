@@ -7,7 +7,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from ..pipeline.cli import ConfigPath
 from ..terminal import errors
+from .commands import Overrides
 
 commands = typer.Typer()
 
@@ -15,7 +17,7 @@ commands = typer.Typer()
 @commands.command()
 @errors
 def manifests(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The YAML file.")],
+    config: ConfigPath,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="A folder that is not there yet.")
     ] = Path("manifests"),
@@ -34,10 +36,7 @@ def manifests(
     namespace: Annotated[
         str, typer.Option(metavar="NS", help="Where it goes; else where kubectl points.")
     ] = "",
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Set one key: push.to=gs://models/x."),
-    ] = None,
+    set_: Overrides = None,
 ) -> None:
     """Write the Kubernetes manifests that serve the model: TensorFlow Serving's and KServe's.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConfigError
+from .linting import SCHEMA_VERSION
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,127}")  # the server's own rule
 
@@ -50,9 +51,9 @@ def read_spec(text: str, where: str) -> Spec:
     if len(specs) != 1 or not isinstance(specs[0].get("root"), dict):
         raise ConfigError(f"{where}: {_instead(documents, len(specs))}")
     spec = specs[0]
-    if (version := spec.get("schemaVersion")) != "2.1.0":
+    if (version := spec.get("schemaVersion")) != SCHEMA_VERSION:
         raise ConfigError(
-            f"{where}: schemaVersion is {version}; Kubeflow Pipelines takes 2.1.0 alone."
+            f"{where}: schemaVersion is {version}; Kubeflow Pipelines takes {SCHEMA_VERSION} alone."
         )
     name = spec["pipelineInfo"].get("name") if isinstance(spec["pipelineInfo"], dict) else None
     if not isinstance(name, str) or not _NAME.fullmatch(name):

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..errors import ConfigError
+from ..pipeline.cli import Overrides
 from ..terminal import console, errors
 
 commands = typer.Typer()
@@ -45,10 +46,6 @@ Authority = Annotated[
     Path | None, typer.Option("--ca", metavar="PEM", help="Who signed the server's certificate.")
 ]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Run every component.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Set one key for this run: train.epochs=1."),
-]
 
 _MARKS = {"SUCCEEDED": "green", "FAILED": "red", "CANCELED": "red"}
 

@@ -5,17 +5,16 @@ There are no threads here: a request that finds fewer than `num_batch_threads` a
 batch itself, at once, so that a lone caller pays nothing; the others wait, and one of them goes on.
 """
 
-import os
 import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import grpc
 import numpy as np
 
+from .. import cpu
 from .status import Status, invalid
 
 Arrays = Sequence[np.ndarray]
@@ -28,7 +27,7 @@ class Parameters:
     max_batch_size: int = 1000
     batch_timeout_micros: int = 0
     max_enqueued_batches: int = 10
-    num_batch_threads: int = field(default_factory=lambda: os.cpu_count() or 1)
+    num_batch_threads: int = field(default_factory=cpu.count)
     allowed_batch_sizes: tuple[int, ...] = ()
     enable_large_batch_splitting: bool = False
 
@@ -218,6 +217,3 @@ def _padded(column: list[np.ndarray], rows: int) -> np.ndarray:
     if rows:
         column = [*column, np.repeat(column[0][:1], rows, axis=0)]
     return column[0] if len(column) == 1 else np.concatenate(column)
-
-
-__all__: list[Any] = ["Batcher", "Parameters"]

@@ -88,16 +88,29 @@ class Connection:
         certificate, key = self.certificate or (None, None)
         return grpc.ssl_channel_credentials(_bytes(self.ca), _bytes(key), _bytes(certificate))
 
-    def options(self) -> list[tuple[str, Any]]:
-        """The channel's."""
-        return [
-            ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
-            ("grpc.enable_retries", 1),
-            ("grpc.max_receive_message_length", self.max_message_bytes),
-            ("grpc.max_send_message_length", -1),
+    def channel(self, target: str, of: Any = grpc, **options: Any) -> Any:
+        """A channel to a server.
+
+        Args:
+            target: its address.
+            of: grpc, or grpc.aio.
+            options: gRPC's that differ, without the `grpc.` in front.
+
+        Raises:
+            ConfigError: a certificate's file cannot be read.
+        """
+        own = {
+            "service_config": json.dumps(_SERVICE_CONFIG),
+            "enable_retries": 1,
+            "max_receive_message_length": self.max_message_bytes,
+            "max_send_message_length": -1,
             # What is larger is not kept, and so not sent again; pictures exceed the usual 256 KiB.
-            ("grpc.per_rpc_retry_buffer_size", 2**26),
-        ]
+            "per_rpc_retry_buffer_size": 2**26,
+        }
+        given = [(f"grpc.{name}", value) for name, value in (own | options).items()]
+        if self.encrypted:
+            return of.secure_channel(target, self.credentials(), given)
+        return of.insecure_channel(target, given)
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """What each call carries."""
@@ -136,6 +149,13 @@ class _Messages:
     def _signatures(self, response: Any) -> Mapping[str, Any]:
         packed = response.metadata["signature_def"]
         return message("SignatureDefMap").FromString(packed.value).signature_def
+
+    def _learn_all(self, response: Any) -> Mapping[str, Any]:
+        """The signatures of the newest version, remembered: `predict` need not ask again."""
+        signatures = self._signatures(response)
+        for name, one in signatures.items():
+            self._infos[_Which(name)] = dict(one.inputs)
+        return signatures
 
     def _learn(self, which: _Which, response: Any) -> Mapping[str, Any]:
         signatures = self._signatures(response)
@@ -218,11 +238,7 @@ class Client(_Messages):
 
     def __init__(self, target: str, model: str, **connection: Any) -> None:
         super().__init__(target, model, Connection(**connection))
-        known = self._connection
-        if known.encrypted:
-            self._channel = grpc.secure_channel(target, known.credentials(), known.options())
-        else:
-            self._channel = grpc.insecure_channel(target, known.options())
+        self._channel = self._connection.channel(target)
         self._calls = {name: _stub(self._channel, name) for name in _CALLS}
 
     def predict(
@@ -301,7 +317,7 @@ class Client(_Messages):
     def metadata(self) -> Mapping[str, Any]:
         """The model's SignatureDefs by their names. Raises ServerError."""
         request = self._metadata_request(_Which(signature=""))
-        return self._signatures(self._call("GetModelMetadata", request))
+        return self._learn_all(self._call("GetModelMetadata", request))
 
     def status(self) -> dict[int, str]:
         """The state of each version: {3: "AVAILABLE"}. Raises ServerError."""
@@ -346,11 +362,7 @@ class AsyncClient(_Messages):
 
     def __init__(self, target: str, model: str, **connection: Any) -> None:
         super().__init__(target, model, Connection(**connection))
-        known = self._connection
-        if known.encrypted:
-            self._channel = grpc.aio.secure_channel(target, known.credentials(), known.options())
-        else:
-            self._channel = grpc.aio.insecure_channel(target, known.options())
+        self._channel = self._connection.channel(target, grpc.aio)
         self._calls = {name: _stub(self._channel, name) for name in _CALLS}
 
     async def predict(
@@ -410,7 +422,7 @@ class AsyncClient(_Messages):
     async def metadata(self) -> Mapping[str, Any]:
         """The model's SignatureDefs by their names."""
         request = self._metadata_request(_Which(signature=""))
-        return self._signatures(await self._call("GetModelMetadata", request))
+        return self._learn_all(await self._call("GetModelMetadata", request))
 
     async def status(self) -> dict[int, str]:
         """The state of each version."""

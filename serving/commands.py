@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperCommand
 
+from .. import cpu
 from ..errors import ConfigError
 from ..terminal import console, errors
 
@@ -205,7 +206,7 @@ def serve(
     from .metrics import PATH
     from .rest_door import RestOptions
     from .servable import LoadOptions
-    from .server import Options, Server, cpus
+    from .server import Options, Server
 
     folders = [*(model_dir or []), *([model_base_path] if model_base_path else [])]
     models = (
@@ -226,7 +227,7 @@ def serve(
     elif batching_parameters_file:
         raise ConfigError("--batching_parameters_file is set without --enable_batching.")
     ssl = config_files.ssl(ssl_config_file) if ssl_config_file else None
-    threads = grpc_max_threads or (max(64, 4 * cpus()) if parameters else 4 * cpus())
+    threads = grpc_max_threads or (max(64, 4 * cpu.count()) if parameters else 4 * cpu.count())
     server = Server(
         Options(
             models=models,
@@ -255,7 +256,7 @@ def serve(
                 intra_op=tensorflow_intra_op_parallelism,
                 tags=tuple(saved_model_tags.split(",")),
                 prefer_tflite=_on(prefer_tflite_model),
-                tflite_interpreters=cpus() * num_tflite_interpreters_per_pool,
+                tflite_interpreters=cpu.count() * num_tflite_interpreters_per_pool,
             ),
             batching=parameters,
             per_model_batching=_on(enable_per_model_batching_parameters),

@@ -11,6 +11,7 @@ from google.protobuf import text_format
 from ..errors import ConfigError
 from .batching import Parameters
 from .manager import ModelConfig
+from .predictor import is_version
 from .protos import message
 from .servable import is_whole
 
@@ -175,7 +176,7 @@ def of_folders(folders: Sequence[Path], name: str | None) -> list[ModelConfig]:
             raise ConfigError(f"{folder}: there is no such folder. Name a model's base path.")
         path = folder.resolve()
         alone = is_whole(path)
-        if alone and not (path.name.isascii() and path.name.isdecimal()):
+        if alone and not is_version(path.name):
             raise ConfigError(
                 f"{folder}: a version's folder must be named as a number, as in {path.name}/1."
             )

@@ -105,13 +105,9 @@ def run(
         ConfigError: a certificate's file cannot be read.
     """
     known = connection or Connection()
-    options = dict(known.options())  # of two of one name, gRPC takes the first
-    options["grpc.enable_retries"] = 0  # a failure is to be seen
-    options["grpc.service_config"] = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
-    if known.encrypted:
-        channel = grpc.secure_channel(target, known.credentials(), [*options.items()])
-    else:
-        channel = grpc.insecure_channel(target, [*options.items()])
+    balanced = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
+    # Nothing is sent again: a failure is to be seen.
+    channel = known.channel(target, enable_retries=0, service_config=balanced)
     load = _Load(channel, bodies, known.metadata(), plan, told)
     try:
         return load.run()

@@ -21,6 +21,7 @@ from typing import Any
 import grpc
 
 from .batching import Batcher
+from .predictor import is_version
 from .servable import Servable, is_whole
 from .status import Status, invalid
 
@@ -223,16 +224,8 @@ class Manager:
             version.leave()
 
     def _find(self, name: str, number: int | None, label: str) -> Version:
-        model = self._models.get(name)
-        if label:
-            if model is None or label not in model.config.labels:
-                raise invalid(f"Unrecognized servable version label: {label}")
-            number = model.config.labels[label]
-        # A copy, made at once: rounds change the map.
-        versions = list(model.versions.values()) if model else []
+        versions, number = self._asked(name, number, label)
         served = [one for one in versions if one.state == AVAILABLE]
-        if number is not None:
-            served = [one for one in served if one.number == number]
         if not served:
             wanted = f"Latest({name})" if number is None else f"Specific({name}, {number})"
             raise Status(grpc.StatusCode.NOT_FOUND, f"Servable not found for request: {wanted}")
@@ -244,21 +237,22 @@ class Manager:
         Raises:
             Status: the model or the version is unknown.
         """
+        versions, number = self._asked(name, number, label)
+        if not versions:
+            which = "any versions" if number is None else f"version {number}"
+            raise Status(grpc.StatusCode.NOT_FOUND, f"Could not find {which} of model {name}")
+        return sorted(versions, key=lambda one: -one.number)
+
+    def _asked(self, name: str, number: int | None, label: str) -> tuple[list[Version], int | None]:
+        """The versions that a request may mean, in whatever state, and the number it asks for."""
         model = self._models.get(name)
         if label:
             if model is None or label not in model.config.labels:
                 raise invalid(f"Unrecognized servable version label: {label}")
             number = model.config.labels[label]
+        # A copy, made at once: rounds change the map.
         versions = list(model.versions.values()) if model else []
-        if number is not None:
-            versions = [one for one in versions if one.number == number]
-            if not versions:
-                raise Status(
-                    grpc.StatusCode.NOT_FOUND, f"Could not find version {number} of model {name}"
-                )
-        if not versions:
-            raise Status(grpc.StatusCode.NOT_FOUND, f"Could not find any versions of model {name}")
-        return sorted(versions, key=lambda one: -one.number)
+        return [one for one in versions if number in (None, one.number)], number
 
     def knows(self, name: str) -> bool:
         """Whether a model of that name is configured."""
@@ -328,8 +322,7 @@ class Manager:
         except OSError as error:
             self._report(model, "base", f"{model.config.name}: no base path: {error.strerror}")
             return None
-        numbers = [n for n in names if n.isascii() and n.isdecimal() and int(n) < 2**63]
-        found = {int(name): model.config.base_path / name for name in numbers}
+        found = {int(name): model.config.base_path / name for name in names if is_version(name)}
         if not found:
             self._report(
                 model,

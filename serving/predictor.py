@@ -187,10 +187,14 @@ def description(version: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def is_version(name: str) -> bool:
+    """Whether TensorFlow Serving takes a folder's name for a version's number, an int64."""
+    return name.isascii() and name.isdecimal() and int(name) < 2**63
+
+
 def find_newest(base: Path) -> Path | None:
     """The folder of the highest number with a SavedModel, as TensorFlow Serving picks it."""
-    numbered = (p for p in base.glob("[0-9]*") if p.name.isascii() and p.name.isdecimal())
-    versions = (p for p in numbered if int(p.name) < 2**63)  # an int64 there
+    versions = (p for p in base.glob("[0-9]*") if is_version(p.name))
     whole = [p for p in versions if (p / "saved_model.pb").exists()]
     return max(whole, key=lambda p: int(p.name), default=None)
 

@@ -57,8 +57,7 @@ class RequestLog:
 
     def __init__(self, lost: Callable[[str], None], largest: int = _LARGEST) -> None:
         self._lost, self._largest = lost, largest
-        self._rates: dict[str, float] = {}
-        self._prefixes: dict[str, str] = {}
+        self._models: dict[str, ModelConfig] = {}  # those that are logged
         self._records: queue.Queue[Record | None] = queue.Queue(_QUEUED)
         self._files: dict[str, _File] = {}
         self._paused: dict[str, float] = {}  # until when, by time.monotonic()
@@ -68,14 +67,12 @@ class RequestLog:
 
     def configure(self, models: list[ModelConfig]) -> None:
         """Log these models from now on, those that have a prefix and a rate."""
-        logged = [one for one in models if one.log_prefix and one.log_rate > 0]
-        self._prefixes = {one.name: one.log_prefix for one in logged}
-        self._rates = {one.name: one.log_rate for one in logged}
+        self._models = {one.name: one for one in models if one.log_prefix and one.log_rate > 0}
 
     def chosen(self, model: str) -> float:
         """The sampling rate if this request is to be logged, else 0."""
-        rate = self._rates.get(model, 0.0)
-        return rate if rate and random.random() < rate else 0.0
+        config = self._models.get(model)
+        return config.log_rate if config and random.random() < config.log_rate else 0.0
 
     def add(self, model: str, record: Record) -> None:
         """Queue a record; drop it if too many wait, or too large ones."""
@@ -120,11 +117,12 @@ class RequestLog:
             file.close()
 
     def _append(self, name: str, record: Record) -> None:
-        prefix, file = self._prefixes.get(name), self._files.get(name)
+        config, file = self._models.get(name), self._files.get(name)
+        prefix = config.log_prefix if config else ""
         if file is not None and (file.written >= self._largest or file.prefix != prefix):
             file.close()
             del self._files[name]
-        if prefix is None:
+        if not prefix:
             return  # no longer logged
         file = self._files.get(name) or _File(prefix)
         self._files[name] = file

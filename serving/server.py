@@ -1,7 +1,6 @@
 """The server: models, the doors to them, and what happens on SIGTERM."""
 
 import logging
-import os
 import signal
 import threading
 from collections.abc import Sequence
@@ -199,8 +198,3 @@ def _records(file: Path) -> list[Any]:
     if len(records) > _MOST_WARMUP:
         raise ConfigError(f"it has {len(records)} warm-up requests, more than {_MOST_WARMUP}")
     return records
-
-
-def cpus() -> int:
-    """The CPUs that this process may use."""
-    return len(os.sched_getaffinity(0))

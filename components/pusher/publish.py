@@ -18,7 +18,7 @@ from absl import logging
 from tfx.dsl.io import fileio
 
 from ...errors import ComponentError
-from ...serving.predictor import find_newest
+from ...serving.predictor import find_newest, is_version
 from .failures import destination_errors
 
 SAVED_MODEL = "saved_model.pb"
@@ -87,12 +87,7 @@ def newest_anywhere(base: str) -> Version | None:
     """The same of a local or a remote folder."""
     if not is_remote(base):
         return newest(base)
-    if not fileio.exists(base):
-        return None
-    versions = (
-        Version(number, f"{base}/{name}") for number, name in _numbered(fileio.listdir(base))
-    )
-    whole = [one for one in versions if _exists(os.path.join(one.path, SAVED_MODEL))]
+    whole = _whole(base, fileio.listdir(base)) if fileio.exists(base) else []
     return whole[-1] if whole else None
 
 
@@ -253,7 +248,7 @@ def _publish_remote(
 def _numbered(names: list[str]) -> list[tuple[int, str]]:
     """(number, name) of the names that TensorFlow Serving would take for versions, ascending."""
     stripped = [name.rstrip("/") for name in names]  # gs:// lists folders as "name/".
-    decimal = [name for name in stripped if name.isascii() and name.isdecimal()]
+    decimal = [name for name in stripped if is_version(name)]
     return sorted((int(name), name) for name in decimal if int(name) < _LARGEST)
 
 
@@ -261,9 +256,14 @@ def _too_old(base: str, names: list[str], keep: int | None, pushed: Version) -> 
     """The whole versions beyond the newest `keep`, never the one just pushed."""
     if keep is None:
         return []
-    versions = [Version(number, os.path.join(base, name)) for number, name in _numbered(names)]
-    whole = [v for v in versions if _exists(os.path.join(v.path, SAVED_MODEL))]
+    whole = _whole(base, names)
     return [version for version in whole[:-keep] if version.number != pushed.number]
+
+
+def _whole(base: str, names: list[str]) -> list[Version]:
+    """The versions that are complete, the newest last."""
+    versions = [Version(number, os.path.join(base, name)) for number, name in _numbered(names)]
+    return [v for v in versions if _exists(os.path.join(v.path, SAVED_MODEL))]
 
 
 def _files(root: str) -> Iterator[str]:
