@@ -216,13 +216,13 @@ def compile_model(
 def _optimizer(settings: Train, rate: Any) -> "keras.optimizers.Optimizer":
     import tf_keras as keras
 
-    decay = settings.weight_decay or None
-    if settings.optimizer == "adam":
-        return keras.optimizers.Adam(rate)
+    from .adam import Adam
+
+    decay = settings.weight_decay
     if settings.optimizer == "sgd":
-        optimizer = keras.optimizers.SGD(rate, momentum=0.9, weight_decay=decay)
+        optimizer = keras.optimizers.SGD(rate, momentum=0.9, weight_decay=decay or None)
     else:
-        optimizer = keras.optimizers.AdamW(rate, weight_decay=decay)
+        optimizer = Adam(rate, decay if settings.optimizer == "adamw" else 0.0)
     if decay:
         # As BERT's own optimizer does (google-research/bert, optimization.py).
         optimizer.exclude_from_weight_decay(var_names=["bias", "layer_norm", "gamma", "beta"])
