@@ -56,7 +56,7 @@ def main() -> None:
     if not args.levers_only:
         best = "bfloat16, grouped by length"
         whole = [
-            ("PyTorch", "float32, padded to the longest", run(peer)),
+            ("PyTorch", "bfloat16, padded to the longest", run([*peer, "--bf16"])),
             ("Espalier", f"{best} (its default)", run(ours)),
         ]
         console.print(_table("3 epochs", whole))

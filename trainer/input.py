@@ -1,7 +1,7 @@
 """From transformed examples to batches: texts with little padding, pictures with augmentation.
 
 Texts are sorted by length within a shuffled window, so that a batch holds rows of like length;
-each batch is trimmed to its longest row, rounded up to a multiple of 8 (Hugging Face calls the
+each batch is trimmed to its longest row, rounded up to a multiple of 4 (Hugging Face calls the
 first half `group_by_length`). Every row is used exactly once per epoch.
 """
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 WINDOW = 50  # batches that are sorted together
 SHUFFLE_ROWS = 20_000  # held in memory; more rows than that mix within this
 SHUFFLE_BYTES = 500_000_000  # and no more than this: pictures are large
-LENGTH_STEP = 8
+LENGTH_STEP = 4
 
 Shape = tuple[int, int, int]
 # (features, labels float32 [B, C], number of the batch in its epoch) -> features, labels
