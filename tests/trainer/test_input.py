@@ -51,13 +51,13 @@ def test_grouping_trims_the_padding_and_nothing_else(source: Source) -> None:
     padded = total = 0
     for features, _ in batches(source, 16, shuffle_seed=1):
         ids = features["token_ids"].numpy()
-        assert ids.shape[1] % 8 == 0
+        assert ids.shape[1] % 4 == 0
         lengths = (ids != 0).sum(axis=1)
         expected = [2 + (row - 1) * 7 % 30 for row in ids[:, 0]]
         assert lengths.tolist() == expected
         padded += int((ids == 0).sum())
         total += ids.size
-    assert padded / total < 0.3  # 0.48 of all ids are padding at full length
+    assert padded / total < 0.2  # 0.48 of all ids are padding at full length
 
 
 def test_a_seed_fixes_the_order_and_another_changes_it(source: Source) -> None:
