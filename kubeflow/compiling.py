@@ -75,6 +75,11 @@ def _check(config: Config) -> None:
             "data.schema_file is a file of this machine, which a cluster's pods do not see. Leave "
             "it out: the schema is then learned from the rows."
         )
+    if config.train.distribute == "multi_worker":
+        raise ConfigError(
+            "train.distribute is multi_worker, and a component of Kubeflow Pipelines is one pod. "
+            "Leave it out here, or let a TFJob run the whole line: espalier manifests."
+        )
     known = {*NODES, "all"}
     if unknown := sorted(set(config.cluster.resources) - known):
         raise ConfigError(

@@ -33,6 +33,12 @@ def manifests(
     replicas: Annotated[
         int, typer.Option(metavar="N", help="Pods that serve at least; four times that at most.")
     ] = 2,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Pods that train; 2 with train.distribute: multi_worker, else 1."
+        ),
+    ] = None,
     namespace: Annotated[
         str, typer.Option(metavar="NS", help="Where it goes; else where kubectl points.")
     ] = "",
@@ -47,7 +53,9 @@ def manifests(
     from . import manifests as work
 
     job = Config.load(config, set_ or ())
-    files = work.render(job, image=image, canary=canary, replicas=replicas, namespace=namespace)
+    files = work.render(
+        job, image=image, canary=canary, replicas=replicas, workers=workers, namespace=namespace
+    )
     needed = work.needs(job)
     work.write(files, output)
     screen = Console()

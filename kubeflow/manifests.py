@@ -30,7 +30,6 @@ _FILES = {
     "training": ("kustomization", "tfjob", "config"),
 }
 _DATA = "/data"  # where training finds its volume, if models are pushed elsewhere
-_WORKERS = 1  # the Trainer does not read TF_CONFIG
 _MOST = 4  # times `replicas`, when the CPUs are busy
 # node-feature-discovery's names for what a serving graph needs.
 _LABEL = "feature.node.kubernetes.io/cpu-cpuid."
@@ -95,6 +94,7 @@ def render(
     image: str = "",
     canary: int | None = None,
     replicas: int = 2,
+    workers: int | None = None,
     namespace: str = "",
     now: datetime.datetime | None = None,
 ) -> dict[str, str]:
@@ -105,6 +105,7 @@ def render(
         image: what trains; else the configuration's `cluster.image`.
         canary: the share of calls in per cent that KServe sends to this revision; None for all.
         replicas: how many pods serve at least.
+        workers: how many train; None is 2 with `train.distribute: multi_worker`, else 1.
         namespace: where it goes; else where kubectl points.
         now: for KServe, which tells revisions apart by it.
 
@@ -113,6 +114,7 @@ def render(
     """
     image = image or config.cluster.image
     _check(config.name, image, canary, replicas, namespace)
+    workers = _workers(config, workers)
     found, needed = place(config), needs(config)
     if canary is not None and found.claim:
         raise ConfigError(
@@ -134,7 +136,7 @@ def render(
         "node_labels": needed.labels,
         "needs_certain": needed.certain,
         "needs_reason": needed.reason,
-        "workers": _WORKERS,
+        "workers": workers,
         "resources": _resources(config),
         "data_claim": found.claim or f"{config.name}-data",
         "data_mount": found.mount or _DATA,
@@ -246,6 +248,19 @@ def _check(name: str, image: str, canary: int | None, replicas: int, namespace: 
             f"--namespace is {namespace}. Expected at most 63 lower-case letters, digits and "
             f"dashes, no dash at either end."
         )
+
+
+def _workers(config: Config, wanted: int | None) -> int:
+    many = config.train.distribute == "multi_worker"
+    count = (2 if many else 1) if wanted is None else wanted
+    if count < 1:
+        raise ConfigError(f"--workers is {count}. Expected how many pods train, 1 or more.")
+    if count > 1 and not many:
+        raise ConfigError(
+            f"--workers is {count}, and train.distribute is {config.train.distribute}: each pod "
+            f"would do the whole work. Set train.distribute: multi_worker."
+        )
+    return count
 
 
 def _resources(config: Config) -> dict[str, str]:

@@ -62,14 +62,21 @@ def run(
 ) -> None:
     """Take the data through the whole line and publish the model if it is blessed.
 
+    With train.distribute: multi_worker, every worker calls it: worker 0 does all of this, the
+    others wait for its Trainer and train beside it.
+
     Exit codes: 0 pushed, 2 the configuration or the data cannot be used, 3 a component
     failed, 4 the model was not blessed.
     """
     from .config import Config
     from .results import show
+    from .runner import follow, is_follower
     from .runner import run as run_config
 
     job = Config.load(config, set_ or ())
+    if is_follower(job):
+        follow(job)
+        return
     result = run_config(
         job, runner=runner, from_node=from_node, to_node=to_node, cache=not no_cache, accept=accept
     )

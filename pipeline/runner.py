@@ -18,10 +18,11 @@ from ruamel.yaml import YAML
 
 from ..errors import ComponentError, ConfigError, DataError, EspalierError, reason
 from ..serving.predictor import find_newest
-from ..trainer import families, images
+from ..trainer import families, images, workers
+from ..trainer.run import train
 from . import code_digest, preflight, results
 from .config import Config
-from .progress import Reporter, live, quiet
+from .progress import Reporter, live, quiet, shown
 from .results import RunResult
 from .store import Node, Store
 
@@ -71,6 +72,8 @@ def run(
     """
     started = time.monotonic()
     _check_part(from_node, to_node, config, accept)
+    if is_follower(config):
+        raise ConfigError("TF_CONFIG: this is not worker 0, which alone runs the line.")
     screen = console or Console()
     report = preflight.check(config, lambda line: screen.print(line, highlight=False))
     for warning in report.warnings:
@@ -94,6 +97,32 @@ def run(
         result.seconds = time.monotonic() - started
         result.save(folder)
     return result
+
+
+def is_follower(config: Config) -> bool:
+    """Whether this machine only trains beside a chief that runs the line.
+
+    Raises:
+        ConfigError: it should be one of several workers, and TF_CONFIG does not say which.
+    """
+    return config.train.distribute == "multi_worker" and not workers.current().chief
+
+
+def follow(config: Config, *, console: Console | None = None) -> None:
+    """Train beside the chief, once it has come to its Trainer; nothing of it is kept here.
+
+    Args:
+        config: the job; its `runs` must be the chief's folder.
+        console: where progress goes; standard output if None.
+
+    Raises:
+        EspalierError: what the training raised.
+    """
+    now = f"{datetime.now():%Y%m%d-%H%M%S}"
+    log = config.home / "logs" / f"{now}-worker-{workers.current().index}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with shown(log, console):
+        workers.follow(config.home, train)
 
 
 def _key(config: Config, data: str, start: str, accept: bool) -> str:

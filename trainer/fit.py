@@ -8,7 +8,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,8 +51,8 @@ class State:
 
 def fit(
     model: "keras.Model",
-    train_data: Callable[[int], "tf.data.Dataset"],
-    eval_data: "tf.data.Dataset",
+    train_data: Callable[[int], Any],
+    eval_data: Any,
     settings: Train,
     *,
     steps_per_epoch: int,
@@ -60,7 +60,7 @@ def fit(
     log_dir: str,
     freeze: Callable[["keras.Model", Any], None],
     multi_label: bool = False,
-    class_weight: Mapping[int, float] | None = None,
+    eval_steps: int | None = None,
     callbacks: Sequence[Any] = (),
     keep: str = "best",
 ) -> State:
@@ -68,15 +68,17 @@ def fit(
 
     Args:
         model: features -> logits float32 [B, C].
-        train_data: the batches of epoch n, counted from 0: features, labels float32 [B, C].
-        eval_data: the rows that choose the best epoch.
+        train_data: the batches of epoch n, counted from 0: features, labels float32 [B, C] and, if
+            rows do not all count the same, their weights [B]. A tf.data.Dataset, or a distributed
+            one.
+        eval_data: the same of the rows that choose the best epoch.
         settings: the YAML's `train:` section.
         steps_per_epoch: batches in one epoch; the rate's schedule needs it.
         state_dir: what a killed run resumes from.
         log_dir: TensorBoard's folder.
         freeze: the family's.
         multi_label: whether labels do not exclude each other.
-        class_weight: weight per label id.
+        eval_steps: batches in `eval_data`; a distributed one does not say.
         callbacks: Keras callbacks beside our own; one that sets `stop_training` ends it all.
         keep: best or last.
 
@@ -90,6 +92,7 @@ def fit(
     if state.checkpoint:
         progress.info("resumed after epoch %d", state.epoch)
     model.stop_training = False
+    model.distribute_reduction_method = "first"  # of a step's metrics; the sum of all says nothing
     callbacks = [
         *callbacks,
         keras.callbacks.TensorBoard(log_dir, write_graph=False, profile_batch=0),
@@ -111,8 +114,11 @@ def fit(
                 train_data(state.epoch),
                 initial_epoch=state.epoch,
                 epochs=state.epoch + 1,
+                # Left to find the end itself, Keras begins one step more, and of that does what
+                # needs no data: the rate's schedule goes on, and weights decay.
+                steps_per_epoch=steps_per_epoch,
                 validation_data=eval_data,
-                class_weight=dict(class_weight) if class_weight else None,
+                validation_steps=eval_steps,
                 callbacks=callbacks,
                 verbose=0,
             ).history

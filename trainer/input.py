@@ -122,7 +122,7 @@ def batches(
 
     rows = records(source)
     if shuffle_seed is not None:
-        rows = rows.shuffle(_shuffle_rows(rows), seed=shuffle_seed)
+        rows = rows.shuffle(_shuffle_rows(rows), shuffle_seed, reshuffle_each_iteration=False)
     if source.sequence and group:
         parsed = _grouped(rows, source, batch_size, shuffle_seed)
     else:
@@ -135,6 +135,22 @@ def batches(
             lambda number, batch: augment(batch[0], batch[1], number), num_parallel_calls=2
         )
     return found.prefetch(4)
+
+
+def weighted(
+    dataset: "tf.data.Dataset", weights: Mapping[int, float], classes: int
+) -> "tf.data.Dataset":
+    """The batches with a third part, each row's weight, float32 [B], by its one label.
+
+    Args:
+        dataset: (features, labels float32 [B, C]).
+        weights: by label id.
+        classes: C.
+    """
+    import tensorflow as tf
+
+    table = tf.constant([weights.get(label, 1.0) for label in range(classes)], tf.float32)
+    return dataset.map(lambda features, labels: (features, labels, tf.linalg.matvec(labels, table)))
 
 
 def _shuffle_rows(rows: "tf.data.Dataset") -> int:
@@ -152,7 +168,9 @@ def _grouped(
     def split(window: dict[str, "tf.Tensor"]) -> "tf.data.Dataset":
         parts = tf.data.Dataset.from_tensor_slices(window).batch(batch_size)
         # Without it every window would go from short to long.
-        return parts if shuffle_seed is None else parts.shuffle(WINDOW, seed=shuffle_seed)
+        if shuffle_seed is None:
+            return parts
+        return parts.shuffle(WINDOW, shuffle_seed, reshuffle_each_iteration=False)
 
     return (
         rows.batch(WINDOW * batch_size)

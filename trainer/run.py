@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
 from . import augment as augment_
-from . import families, hardware
+from . import families, hardware, workers
 from .export import Columns, export
 from .fit import State, fit
-from .input import Source, batches, label_counts
+from .input import Source, batches, label_counts, weighted
 from .preprocess import labels
 from .settings import Train
 from .sparsity import keep_zeros
 
 if TYPE_CHECKING:
-    import tensorflow as tf
     import tensorflow_transform as tft
     import tf_keras as keras
 
@@ -34,73 +33,113 @@ def run_fn(fn_args: Any) -> None:
             `label` (column), `multi_label`, `model`, `train` and `export` (the YAML's sections),
             `checkpoint` (what training starts from, as a hash) and `state_dir` (survives a kill).
     """
-    import tensorflow as tf
+    given = {
+        **fn_args.custom_config,
+        "transform_output": fn_args.transform_output,
+        "train_files": list(fn_args.train_files),
+        "eval_files": list(fn_args.eval_files),
+        "serving_model_dir": fn_args.serving_model_dir,
+        "model_run_dir": fn_args.model_run_dir,
+    }
+    state_dir = _state_dir(given)
+    if given["train"]["distribute"] == "multi_worker":
+        workers.lead(given, state_dir, train)
+    else:
+        train(given, state_dir)
+
+
+def train(given: dict[str, Any], state_dir: Path, chief: bool = True) -> None:
+    """Train, and export as the chief; on every worker the same.
+
+    Args:
+        given: what `run_fn` makes of its FnArgs: the custom_config's entries beside paths.
+        state_dir: survives a kill.
+        chief: whether this worker exports.
+    """
     import tensorflow_transform as tft
 
-    from . import proof  # these import TensorFlow
-    from .serving_graph import Weights
+    settings = Train(**given["train"])
+    strategy = hardware.strategy(settings.distribute)  # before TensorFlow does anything else
+    job = _Job(given, tft.TFTransformOutput(given["transform_output"]))
+    learned = job.family.learned(job.settings, job.rows)
+    model, state = _fitted(job, settings, strategy, learned, state_dir)
+    job.family.freeze(model, 0)  # Keras orders weights by what is trainable
+    unrolled = job.unroll(learned)  # float32, whatever it was trained in
+    job.family.adopt(model, unrolled)  # all workers together: some weights are a mean of theirs
+    if chief:
+        _export(job, unrolled, learned)
+        _keep_history(state, given["model_run_dir"])
+        if job.rows.pixel_shapes:  # what another training can start from, by model.weights
+            unrolled.save_weights(os.path.join(given["model_run_dir"], WEIGHTS))
+        shutil.rmtree(state_dir)
 
-    config = fn_args.custom_config
-    settings = Train(**config["train"])
-    output = tft.TFTransformOutput(fn_args.transform_output)
+
+def _fitted(
+    job: "_Job", settings: Train, strategy: Any, learned: Any, state_dir: Path
+) -> "tuple[keras.Model, State]":
+    import tensorflow as tf
+
     tf.keras.utils.set_random_seed(settings.seed)
-    job = _Job(config, output)
-    source, eval_source = job.source(fn_args.train_files), job.source(fn_args.eval_files)
-    rows, counts = label_counts(source)
-    _check_labels((rows, counts), label_counts(eval_source), job.labels)
+    (rows, counts), evaluation = label_counts(job.rows), label_counts(job.eval_rows)
+    _check_labels((rows, counts), evaluation, job.labels)
     weights = {i: rows / len(counts) / n for i, n in counts.items()}
-    state_dir = _state_dir(config, fn_args)
-    learned = job.family.learned(job.settings, source)
 
-    def train_data(epoch: int) -> "tf.data.Dataset":
+    def train_data(epoch: int) -> Any:
         seed = settings.seed * 1000 + epoch + 1
-        augment = augment_.wanted(settings.augment, source.pixel_shapes, seed)
-        return batches(source, settings.batch_size, shuffle_seed=seed, augment=augment)
+        augment = augment_.wanted(settings.augment, job.rows.pixel_shapes, seed)
+        found = batches(job.rows, settings.batch_size, shuffle_seed=seed, augment=augment)
+        if settings.class_weight == "balanced":
+            found = weighted(found, weights, len(job.labels))
+        return hardware.share(found, strategy, training=True)
 
-    with hardware.precision(settings.precision), hardware.strategy().scope():
+    with hardware.precision(settings.precision), strategy.scope():
         model = job.build(learned)
         if settings.keep_sparsity:
             keep_zeros(model)
         state = fit(
             model,
             train_data,
-            batches(eval_source, settings.batch_size),
+            hardware.share(batches(job.eval_rows, settings.batch_size), strategy, training=False),
             settings,
             steps_per_epoch=-(-rows // settings.batch_size),
+            eval_steps=-(-evaluation[0] // settings.batch_size),
             state_dir=state_dir,
-            log_dir=os.path.join(fn_args.model_run_dir, "tensorboard"),
+            log_dir=os.path.join(job.given["model_run_dir"], "tensorboard"),
             freeze=job.family.freeze,
-            multi_label=config["multi_label"],
-            class_weight=weights if settings.class_weight == "balanced" else None,
+            multi_label=job.given["multi_label"],
         )
-    job.family.freeze(model, 0)  # Keras orders weights by what is trainable
-    unrolled = job.unroll(learned)  # float32, whatever it was trained in
-    job.family.adopt(model, unrolled)
+    return model, state
+
+
+def _export(job: "_Job", unrolled: "keras.Model", learned: Any) -> None:
+    from . import proof  # these import TensorFlow
+    from .serving_graph import Weights
+
+    given = job.given
     served = proof.served(
-        job.family, job.settings, Weights(unrolled), config["export"]["cpu"], source, eval_source,
-        multi_label=config["multi_label"],
+        job.family, job.settings, Weights(unrolled), given["export"]["cpu"],
+        job.rows, job.eval_rows, multi_label=given["multi_label"],
     )  # fmt: skip
     export(
-        served, output, job.labels,
-        Columns(config["inputs"], config["label"], source.pixel_shapes),
-        fn_args.serving_model_dir,
-        {"model": config["model"], "checkpoint": config["checkpoint"], "learned": learned},
-        multi_label=config["multi_label"],
+        served, job.transform, job.labels,
+        Columns(given["inputs"], given["label"], job.rows.pixel_shapes),
+        given["serving_model_dir"],
+        {"model": given["model"], "checkpoint": given["checkpoint"], "learned": learned},
+        multi_label=given["multi_label"],
     )  # fmt: skip
-    _keep_history(state, fn_args.model_run_dir)
-    if source.pixel_shapes:  # what another training can start from, by model.weights
-        unrolled.save_weights(os.path.join(fn_args.model_run_dir, WEIGHTS))
-    shutil.rmtree(state_dir)
 
 
 class _Job:
-    """What `run_fn` derives from its custom_config and the transform graph."""
+    """What is trained on what, from what `train` is given and the transform graph."""
 
-    def __init__(self, config: dict[str, Any], output: "tft.TFTransformOutput") -> None:
-        self.family = families.load(config["model"]["family"])
-        self.settings = self.family.Settings(**config["model"])
-        self.labels = labels(output)
-        self._output = output
+    def __init__(self, given: dict[str, Any], transform: "tft.TFTransformOutput") -> None:
+        self.given, self.transform = given, transform
+        self.family = families.load(given["model"]["family"])
+        self.settings = self.family.Settings(**given["model"])
+        self.labels = labels(transform)
+        self.rows, self.eval_rows = (
+            self._source(given[files]) for files in ("train_files", "eval_files")
+        )
 
     def build(self, learned: Any) -> "keras.Model":
         return self.family.build(self.settings, len(self.labels), learned)
@@ -111,18 +150,18 @@ class _Job:
         plain = tf.autograph.experimental.do_not_convert
         return plain(self.family.unroll)(self.settings, len(self.labels), learned)
 
-    def source(self, files: list[str]) -> Source:
+    def _source(self, files: list[str]) -> Source:
         import tensorflow as tf
 
         names = [name for pattern in files for name in tf.io.gfile.glob(pattern)]
-        spec = self._output.transformed_feature_spec()
+        spec = self.transform.transformed_feature_spec()
         return Source(
             names,
             spec,
             len(self.labels),
             sequence=[n for n in self.family.SEQUENCE_FEATURES if n in spec],
             pixel_shapes=self.family.pixel_shapes(self.settings),
-            transform=self._output,
+            transform=self.transform,
         )
 
 
@@ -141,11 +180,11 @@ def _check_labels(train: Counted, evaluation: Counted, names: list[str]) -> None
         )
 
 
-def _state_dir(config: dict[str, Any], fn_args: Any) -> Path:
+def _state_dir(given: dict[str, Any]) -> Path:
     """A folder that is the same for the same job on the same inputs, in every execution."""
-    job = {k: v for k, v in config.items() if k not in ("state_dir", "export")}
-    key = json.dumps([job, fn_args.train_files, fn_args.transform_output], sort_keys=True)
-    return Path(config["state_dir"]) / "training" / hashlib.sha256(key.encode()).hexdigest()[:16]
+    apart = ("state_dir", "export", "serving_model_dir", "model_run_dir")
+    key = json.dumps({k: v for k, v in given.items() if k not in apart}, sort_keys=True)
+    return Path(given["state_dir"]) / "training" / hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
 def _keep_history(state: State, folder: str) -> None:

@@ -108,6 +108,12 @@ class Train(Section):
         description="Keep the zeros of a pruned checkpoint: what is zero at the start stays zero. "
         "The Compressor's steps always keep them.",
     )
+    distribute: Literal["auto", "mirrored", "multi_worker", "tpu"] = Field(
+        "auto",
+        description="What trains together. auto: all GPUs of the machine, or its CPU; mirrored: "
+        "the same, and two GPUs at least must be there; multi_worker: the machines that TF_CONFIG "
+        "names (docs/kubernetes.md); tpu: the one that TPU_NAME names (never tried).",
+    )
     seed: int = Field(0, ge=0, description="Makes a run repeatable on the same machine.")
 
     @property

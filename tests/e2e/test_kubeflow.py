@@ -3,17 +3,25 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
+from moto.server import ThreadedMotoServer
 
-from espalier import Config, Predictor, RunResult
+from espalier import Config, Predictor, RunResult, run
 from espalier.kubeflow import entrypoint
 from espalier.kubeflow.compiling import compile_pipeline
+from espalier.pipeline.store import Store
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 EMULATOR = Path(__file__).parents[1] / "kfp_emulator" / "emulator.py"
 ROOT = "minio://mlpipeline/v2/artifacts"
 
@@ -28,62 +36,180 @@ def emulator() -> Any:
     return module
 
 
-@pytest.fixture
-def cluster(emulator: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A cluster whose containers run in this process, where speed matters."""
-    staged = {scheme: f"{tmp_path}/staged{place}" for scheme, place in entrypoint.STAGED.items()}
-    monkeypatch.setattr(entrypoint, "STAGED", staged)
+class Cluster:
+    """An emulated one; its containers run in this process, where speed matters."""
 
-    def run(command: list[str], arguments: list[str], environment: dict[str, str]) -> None:
-        assert command == ["python", "-m", "espalier.kubeflow.entrypoint"]
-        entrypoint.main(arguments)
+    def __init__(self, emulator: Any, store: Any, folder: Path) -> None:
+        def execute(command: list[str], arguments: list[str], environment: dict[str, str]) -> None:
+            assert command == ["python", "-m", "espalier.kubeflow.entrypoint"]
+            entrypoint.main(arguments)
 
-    return emulator.Emulator(tmp_path / "store", entrypoint.local, run)
+        self.store, self._folder = store, folder
+        self._emulator = emulator.Emulator(store, folder / "pods", entrypoint.local, execute)
+
+    def run(self, config: Config, root: str = ROOT) -> dict[str, Any]:
+        """Compile and execute."""
+        tasks = self.execute(compile_pipeline(config, image="espalier:test"), root)
+        assert not (broken := {n: task.error for n, task in tasks.items() if task.error}), broken
+        return tasks
+
+    def execute(self, spec: str, root: str = ROOT) -> dict[str, Any]:
+        before = entrypoint.STAGED
+        staged = {scheme: f"{self._folder}/staged{place}" for scheme, place in before.items()}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(entrypoint, "STAGED", staged)
+            found: dict[str, Any] = self._emulator.execute(spec, root)
+        return found
+
+    def artifact(self, task: Any, key: str, to: Path) -> Path:
+        """Bring what a task made out of the object store."""
+        self.store.download(task.artifacts[key]["uri"], to)
+        return to
 
 
-def states(tasks: dict[str, Any]) -> dict[str, str]:
-    assert not (broken := {name: task.error for name, task in tasks.items() if task.error}), broken
-    return {name: task.state for name, task in tasks.items()}
+@pytest.fixture(scope="module")
+def cluster(emulator: Any, tmp_path_factory: pytest.TempPathFactory) -> Cluster:
+    """A cluster whose object store is a folder."""
+    folder = tmp_path_factory.mktemp("cluster")
+    return Cluster(emulator, emulator.Folder(folder / "store"), folder)
 
 
-def test_the_job_runs_on_kubeflow_as_it_does_here(
-    job: Any, first_run: RunResult, cluster: Any, tmp_path: Path
+@pytest.fixture(scope="module")
+def s3_cluster(emulator: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster whose object store is a server that speaks S3."""
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        client = boto3.client(
+            "s3", endpoint_url=f"http://{host}:{port}", region_name="us-east-1",
+            aws_access_key_id="minio", aws_secret_access_key="minio123",
+        )  # fmt: skip
+        client.create_bucket(Bucket="mlpipeline")
+        yield Cluster(emulator, emulator.Bucket(client), tmp_path_factory.mktemp("s3"))
+    finally:
+        server.stop()
+
+
+@dataclass
+class Both:
+    """The same job run here and on a cluster, each with a place of its own to push to."""
+
+    folder: Path
+    example: str
+    settings: tuple[str, ...]
+    cluster: Cluster
+
+    def config(self, place: str, *changes: str) -> Config:
+        runs = [f"push.to={self.folder}/{place}", f"runs={self.folder}/runs"]
+        return Config.load(EXAMPLES / self.example, [*self.settings, *runs, *changes])
+
+    def run(self, *changes: str) -> tuple[RunResult, dict[str, Any]]:
+        result = run(self.config("here", *changes))
+        return result, self.cluster.run(self.config("cluster", *changes))
+
+    def versions(self, place: str) -> list[Path]:
+        folder = self.folder / place
+        found = [one for one in folder.glob("*") if one.name.isdecimal()]
+        return sorted(found, key=lambda one: int(one.name))
+
+    def same(self, result: RunResult, tasks: dict[str, Any]) -> None:
+        """Hold one run's artifacts and verdict against the other's."""
+        store = Store(self.config("here").home)
+        here = {node.name: node.outputs for node in store.nodes(result.run)}
+        assert set(here) == set(tasks)
+        for name, task in tasks.items():
+            if name == "LatestBlessed":  # a Resolver here, a component there
+                continue
+            assert set(here[name]) == set(task.artifacts), name
+            for key, output in here[name].items():
+                with tempfile.TemporaryDirectory() as folder:
+                    there = self.cluster.artifact(task, key, Path(folder) / "artifact")
+                    assert files(Path(output.uri)) == files(there), (name, key)
+        with tempfile.TemporaryDirectory() as folder:
+            there = self.cluster.artifact(tasks["Evaluator"], "evaluation", Path(folder) / "e")
+            evaluation = json.loads((there / "metrics.json").read_text())
+        assert evaluation["blessed"] == (result.status == "pushed")
+        assert (evaluation["baseline"] is None) == (result.baseline is None)
+        assert evaluation["candidate"]["overall"] == pytest.approx(
+            result.metrics["overall"], abs=0.05
+        )
+        assert len(self.versions("here")) == len(self.versions("cluster"))
+
+
+def files(place: Path) -> set[str]:
+    """The files below a folder, without what differs from run to run."""
+    if place.is_file():
+        return {""}
+    names = {str(one.relative_to(place)) for one in place.rglob("*") if one.is_file()}
+    return {re.sub(r"events\.out\.tfevents\..*", "events", name) for name in names}
+
+
+@pytest.fixture(scope="module")
+def reviews(cluster: Cluster, small_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Both:
+    """The first example on a small checkpoint, run once."""
+    settings = (
+        f"data.csv={EXAMPLES}/reviews/data", f"model.start={small_bert}", "train.epochs=1",
+        "evaluate.at_least={accuracy: 0.4}",
+    )  # fmt: skip
+    both = Both(tmp_path_factory.mktemp("reviews"), "reviews.yaml", settings, cluster)
+    both.same(*both.run())
+    return both
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "ran"),
+    [
+        pytest.param([], "pushed", {}, id="again"),
+        pytest.param(
+            ["compress={steps: [{quantize: {}}]}"],
+            "pushed", {"Trainer": "CACHED", "Compressor": "SUCCEEDED"}, id="compressed",
+        ),
+        pytest.param(
+            ["train.seed=1", "evaluate.worse_than_blessed_by_at_most={accuracy: 0.9}"],
+            "pushed", {"Transform": "CACHED", "Trainer": "SUCCEEDED"}, id="a baseline",
+        ),
+        pytest.param(
+            ["evaluate.at_least={accuracy: 0.999}"],
+            "not_blessed", {"Trainer": "CACHED", "Evaluator": "SUCCEEDED"}, id="a failing gate",
+        ),
+    ],
+)  # fmt: skip
+def test_every_shape_of_the_line_gives_the_same_on_a_cluster(
+    reviews: Both, changes: list[str], status: str, ran: dict[str, str]
 ) -> None:
-    base = tmp_path / "pushed"
-    config = Config.load(job.yaml, [f"push.to={base}"])
-    tasks = cluster.execute(compile_pipeline(config, image="espalier:test"), ROOT)
-    assert set(states(tasks).values()) == {"SUCCEEDED"}
-    assert set(tasks) == {component.name for component in first_run.components}
-    (version,) = [one for one in base.iterdir() if one.name.isdecimal()]
-    (label,) = Predictor(base).predict(["the soup was lovely, order 7"])
-    assert label.label == "positive"
-    evaluation = tasks["Evaluator"].artifacts["evaluation"]["uri"]
-    assert evaluation.startswith(ROOT)
-    metrics = json.loads((cluster.store / evaluation[8:] / "metrics.json").read_text())
-    assert metrics["candidate"]["overall"]["accuracy"] == pytest.approx(
-        first_run.metrics["overall"]["accuracy"], abs=0.05
-    )
-    assert metrics["baseline"] is None and metrics["blessed"]
-    assert tasks["LatestBlessed"].artifacts["model"]["metadata"]["found"] == 0.0
+    result, tasks = reviews.run(*changes)
+    assert result.status == status
+    assert {name: tasks[name].state for name in ran} == ran
+    assert tasks["LatestBlessed"].state == "SUCCEEDED"  # never from the cache
+    assert tasks["LatestBlessed"].artifacts["model"]["metadata"]["found"] == 1.0
+    reviews.same(result, tasks)
 
-    again = cluster.execute(compile_pipeline(config, image="espalier:test"), ROOT)
-    assert states(again)["Trainer"] == "CACHED"
-    assert states(again)["LatestBlessed"] == states(again)["Evaluator"] == "SUCCEEDED"
-    evaluation = again["Evaluator"].artifacts["evaluation"]["uri"]
-    metrics = json.loads((cluster.store / evaluation[8:] / "metrics.json").read_text())
-    assert metrics["baseline"]["overall"] == metrics["candidate"]["overall"]
-    assert [one for one in base.iterdir() if one.name.isdecimal()] == [version]  # the same model
 
-    small = Config.load(job.yaml, [f"push.to={base}", "compress={steps: [{quantize: {}}]}"])
-    third = cluster.execute(compile_pipeline(small, image="espalier:test"), ROOT)
-    assert states(third)["Trainer"] == "CACHED"
-    assert states(third)["Compressor"] == states(third)["Pusher"] == "SUCCEEDED"
-    assert len([one for one in base.iterdir() if one.name.isdecimal()]) == 2
-    assert Predictor(base).predict(["the soup was awful, order 8"])[0].label == "negative"
+def test_what_a_cluster_pushed_answers(reviews: Both) -> None:
+    texts = ["a good film , warm and funny .", "not good"]
+    answers = [
+        Predictor(reviews.versions(place)[0]).predict(texts) for place in ("here", "cluster")
+    ]
+    assert [one.label for one in answers[0]] == [one.label for one in answers[1]]
+
+
+def test_pictures_go_through_a_cluster_whose_store_speaks_s3(
+    s3_cluster: Cluster, tmp_path: Path
+) -> None:
+    settings = (
+        f"data.images={EXAMPLES}/digits/data", "train.epochs=1",
+        "evaluate.at_least={accuracy: 0.05}",
+    )  # fmt: skip
+    both = Both(tmp_path, "digits.yaml", settings, s3_cluster)
+    result, tasks = both.run()
+    assert result.status == "pushed"
+    assert s3_cluster.store.keys(tasks["Trainer"].artifacts["model"]["uri"])
+    both.same(result, tasks)
 
 
 def test_a_gate_that_refuses_the_data_stops_what_comes_behind(
-    make_job: Any, small_bert: Path, cluster: Any, tmp_path: Path
+    make_job: Any, small_bert: Path, cluster: Cluster, tmp_path: Path
 ) -> None:
     job = make_job(tmp_path / "job", small_bert)
     spec = compile_pipeline(job.config, image="espalier:test")
@@ -91,7 +217,7 @@ def test_a_gate_that_refuses_the_data_stops_what_comes_behind(
     file = tmp_path / "job" / "data" / "reviews.csv"
     header, *rows = file.read_text().splitlines()
     file.write_text("\n".join([header, *(f"{row}{n}" for n, row in enumerate(rows))]) + "\n")
-    tasks = cluster.execute(spec, ROOT)
+    tasks = cluster.execute(spec)
     assert tasks["DataGate"].state == "FAILED" and "DataError" in tasks["DataGate"].error
     behind = ("Transform", "Trainer", "Evaluator", "ServingCheck", "Pusher")
     assert {tasks[name].state for name in behind} == {"SKIPPED"}
@@ -116,7 +242,8 @@ def test_a_container_runs_the_command_that_was_compiled(
         assert done.returncode == 0, done.stderr
 
     job = make_job(tmp_path / "job", small_bert)
-    local = emulator.Emulator(tmp_path / "store", lambda uri: uri, run)
+    store = emulator.Folder(tmp_path / "store")
+    local = emulator.Emulator(store, tmp_path / "pods", lambda uri: uri, run)
     tasks = local.execute(compile_pipeline(job.config, image="espalier:test"), str(tmp_path / "r"))
     assert tasks["ExampleGen"].state == "SUCCEEDED", tasks["ExampleGen"].error
     metadata = tasks["ExampleGen"].artifacts["examples"]["metadata"]

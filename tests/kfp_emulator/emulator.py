@@ -4,7 +4,7 @@ From backend/src/v2: tasks in topological order (argocompiler/dag.go), the Execu
 (driver/container.go), {{$}} replaced and artifacts staged below a folder for each scheme
 (component/launcher_v2.go), metadata of outputs carried forward, results of cached tasks taken again
 (driver/cache.go: a fingerprint of inputs, outputs and the container), retries, and a task that
-fails stops those behind it. An object store is a folder.
+fails stops those behind it. The object store is a folder, or one that speaks S3.
 """
 
 import copy
@@ -22,6 +22,62 @@ import yaml
 Run = Callable[[list[str], list[str], dict[str, str]], None]  # command, args, environment
 
 
+class Folder:
+    """An object store that is a folder; its subfolders are buckets."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def place(self, uri: str) -> Path:
+        """Where an object, or all below it, lies."""
+        return self._path / uri.partition("://")[2]
+
+    def download(self, uri: str, to: Path) -> None:
+        """Bring a file, or the files below a folder: an object store has no empty folders."""
+        _copy_files(self.place(uri), to)
+
+    def upload(self, source: Path, uri: str) -> None:
+        """The other way round."""
+        _copy_files(source, self.place(uri))
+
+
+class Bucket:
+    """An object store behind S3's API.
+
+    Args:
+        client: boto3's.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def keys(self, uri: str) -> list[str]:
+        """Of an object, or of all below it."""
+        bucket, key = self._split(uri)
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key)
+        found = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
+        return [one for one in found if one == key or one.startswith(f"{key}/")]
+
+    def download(self, uri: str, to: Path) -> None:
+        """See `Folder`."""
+        bucket, key = self._split(uri)
+        for name in self.keys(uri):
+            place = to / name.removeprefix(key).lstrip("/")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            self._client.download_file(bucket, name, str(place))
+
+    def upload(self, source: Path, uri: str) -> None:
+        """See `Folder`."""
+        bucket, key = self._split(uri)
+        for file in _files(source):
+            name = key if file == source else f"{key}/{file.relative_to(source)}"
+            self._client.upload_file(str(file), bucket, name)
+
+    def _split(self, uri: str) -> tuple[str, str]:
+        bucket, _, key = uri.partition("://")[2].partition("/")
+        return bucket, key
+
+
 @dataclass
 class Task:
     """What came of a task."""
@@ -36,13 +92,16 @@ class Emulator:
     """A cluster with an object store.
 
     Args:
-        store: the folder whose subfolders are buckets.
+        store: where artifacts are between tasks.
+        scratch: a folder for what the pods keep to themselves.
         staging: from a URI to the local path where the launcher has it.
         run: runs a container: its command, its arguments, its environment; raises if it fails.
     """
 
-    def __init__(self, store: Path, staging: Callable[[str], str], run: Run) -> None:
-        self.store, self._staging, self._run = store, staging, run
+    def __init__(
+        self, store: Folder | Bucket, scratch: Path, staging: Callable[[str], str], run: Run
+    ) -> None:
+        self.store, self._scratch, self._staging, self._run = store, scratch, staging, run
         self._cache: dict[str, dict[str, dict[str, Any]]] = {}
 
     def execute(self, spec_yaml: str, root: str) -> dict[str, Task]:
@@ -114,11 +173,11 @@ class Emulator:
 
     def _launch(self, given: dict[str, Any], container: Any) -> dict[str, dict[str, Any]]:
         """The launcher's work: stage, run, upload, read the output's metadata."""
-        scratch = self.store.parent / f"pod-{uuid.uuid4()}"
-        scratch.mkdir()
+        scratch = self._scratch / f"pod-{uuid.uuid4()}"
+        scratch.mkdir(parents=True)
         given["outputs"]["outputFile"] = str(scratch / "output_metadata.json")
         for artifact in _artifacts(given["inputs"]):
-            self._download(artifact["uri"])
+            self.store.download(artifact["uri"], Path(self._staging(artifact["uri"])))
         for artifact in _artifacts(given["outputs"]):
             Path(self._staging(artifact["uri"])).parent.mkdir(parents=True, exist_ok=True)
         filled = {"{{$}}": json.dumps(given)}
@@ -133,7 +192,7 @@ class Emulator:
                 told = written.get("artifacts", {}).get(key, {}).get("artifacts", [{}])[0]
                 artifact["metadata"] = {**artifact["metadata"], **told.get("metadata", {})}
                 artifact["uri"] = told.get("uri") or artifact["uri"]
-                self._upload(artifact["uri"])
+                self.store.upload(Path(self._staging(artifact["uri"])), artifact["uri"])
                 found[key] = artifact
         finally:
             shutil.rmtree(scratch)
@@ -142,15 +201,6 @@ class Emulator:
                 _remove(Path(self._staging(artifact["uri"])))
         return found
 
-    def _place(self, uri: str) -> Path:
-        return self.store / uri.partition("://")[2]
-
-    def _download(self, uri: str) -> None:
-        _copy_objects(self._place(uri), Path(self._staging(uri)))
-
-    def _upload(self, uri: str) -> None:
-        _copy_objects(Path(self._staging(uri)), self._place(uri))
-
 
 def _remove(place: Path) -> None:
     if place.is_file():
@@ -158,10 +208,12 @@ def _remove(place: Path) -> None:
     shutil.rmtree(place, ignore_errors=True)
 
 
-def _copy_objects(source: Path, to: Path) -> None:
-    """Copy a file, or the files below a folder: an object store has no empty folders."""
-    files = [source] if source.is_file() else [one for one in source.rglob("*") if one.is_file()]
-    for file in files:
+def _files(place: Path) -> list[Path]:
+    return [place] if place.is_file() else [one for one in place.rglob("*") if one.is_file()]
+
+
+def _copy_files(source: Path, to: Path) -> None:
+    for file in _files(source):
         place = to / file.relative_to(source)
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, place)

@@ -243,12 +243,20 @@ def test_replicas_canary_and_namespace_go_where_they_belong() -> None:
     assert "namespace" not in one(plain, "Kustomization")
 
 
+def test_workers_train_together_if_the_job_says_so() -> None:
+    many = config(push={"to": VOLUME}, train={"distribute": "multi_worker"})
+    for workers, replicas in ((None, 2), (5, 5), (1, 1)):
+        job = one(render(many, workers=workers), "TFJob")["spec"]
+        assert job["tfReplicaSpecs"]["Worker"]["replicas"] == replicas
+        assert job["runPolicy"]["cleanPodPolicy"] == "Running"
+
+
 def test_training_runs_the_same_job_in_our_image() -> None:
     job = config(push={"to": VOLUME}, cluster={"image": "me/espalier:1"})
     files = render(job)
     worker = one(files, "TFJob")["spec"]["tfReplicaSpecs"]["Worker"]
     container = worker["template"]["spec"]["containers"][0]
-    assert worker["replicas"] == 1  # the Trainer does not read TF_CONFIG
+    assert worker["replicas"] == 1  # several would each do the whole work
     assert (container["name"], container["image"]) == ("tensorflow", "me/espalier:1")
     assert container["workingDir"] == "/mnt/models"
     inside = yaml.safe_load(files["training/config.yaml"])["data"]["config.yaml"]
@@ -335,6 +343,8 @@ def test_a_place_that_pods_cannot_see(to: str, said: str) -> None:
         ({"canary": 101}, "--canary is 101. Expected .* from 0 to 100"),
         ({"canary": -1}, "--canary is -1"),
         ({"replicas": 0}, "--replicas is 0"),
+        ({"workers": 0}, "--workers is 0"),
+        ({"workers": 2}, "--workers is 2, and train.distribute is auto"),
         ({"namespace": "My_Space"}, "--namespace is My_Space. Expected at most 63"),
         ({"image": 'x"\ny: z'}, "--image is"),
     ],

@@ -213,3 +213,8 @@ def test_the_rate_warms_up_and_decays(decay: Any, last: float) -> None:
     assert float(schedule(0)) == pytest.approx(0.1 / 50)
     assert float(schedule(49)) == pytest.approx(0.1)
     assert float(schedule(100)) == pytest.approx(last, abs=1e-6)
+
+
+def test_an_epoch_has_no_step_more_than_batches(train: Callable[..., Any]) -> None:
+    built, _ = train(Train(epochs=3))
+    assert int(built.optimizer.iterations) == 3 * STEPS

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from espalier.trainer.input import Source, batches, label_counts, one_hot
+from espalier.trainer.input import Source, batches, label_counts, one_hot, weighted
 
 LENGTH, ROWS = 32, 203
 
@@ -96,3 +96,16 @@ def test_labels_become_ones_and_no_label_is_all_zeros() -> None:
     assert one_hot(some, 3).numpy().tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 0]]
     none = tf.sparse.SparseTensor(tf.zeros([0, 2], tf.int64), tf.zeros([0], tf.int64), [3, 0])
     assert one_hot(none, 2).numpy().tolist() == [[0, 0]] * 3
+
+
+def test_weights_go_by_the_rows_label(source: Source) -> None:
+    for features, labels, weights in weighted(batches(source, 16), {0: 0.5}, source.classes):
+        assert len(features["token_ids"]) == len(weights)
+        expected = [0.5 if label == 0 else 1.0 for label in labels.numpy().argmax(axis=1)]
+        assert weights.numpy().tolist() == expected
+
+
+def test_an_epochs_order_is_the_same_each_time_it_begins(source: Source) -> None:
+    found = batches(source, 16, shuffle_seed=1)
+    assert _rows(found) == _rows(found)
+    assert _rows(found) != _rows(batches(source, 16, shuffle_seed=2))
