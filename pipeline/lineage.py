@@ -7,9 +7,10 @@ from rich.tree import Tree
 
 from ..errors import ConfigError
 from ..trainer.export import DESCRIPTION
-from . import results
+from . import results, versions
 from .config import Config
-from .store import Node, Store, database
+from .store import Node
+from .versions import Pushed
 
 
 def tree(config: Config, version: str | None = None) -> Tree:
@@ -22,43 +23,31 @@ def tree(config: Config, version: str | None = None) -> Tree:
     Raises:
         ConfigError: there is no run, or no such version.
     """
-    if not database(config.home).exists():
-        raise ConfigError(f"{config.home}: no run of {config.name} yet. Run `espalier run` first.")
-    store = Store(config.home)
-    pushed = _pushed(store)
-    if not pushed:
+    history = versions.read(config)
+    known = history.versions
+    if not known:
         raise ConfigError(f"{config.home}: no run of {config.name} has pushed a version yet.")
-    version = version or max(pushed, key=int)
-    if version not in pushed:
+    version = version or max(known, key=int)
+    if version not in known:
         raise ConfigError(
             f"no run of {config.name} pushed version {version}; pushed were: "
-            f"{', '.join(sorted(pushed, key=int))}."
+            f"{', '.join(sorted(known, key=int))}."
         )
-    run = pushed[version]
-    nodes = {node.name: node for node in store.nodes(run)}
-    return _draw(config, version, run, nodes)
+    return _draw(config, known[version], history.runs[known[version].run])
 
 
-def _pushed(store: Store) -> dict[str, str]:
-    """Version -> the first run that pushed it."""
-    found: dict[str, str] = {}
-    for run in store.runs():
-        for node in store.nodes(run):
-            if node.name == "Pusher" and (output := node.outputs.get("pushed_model")):
-                version = output.properties.get("pushed_version")
-                if version:
-                    found.setdefault(str(version), run)
-    return found
-
-
-def _draw(config: Config, version: str, run: str, nodes: dict[str, Node]) -> Tree:
-    root = Tree(f"[bold]{escape(config.name)}[/] version [bold]{version}[/]")
-    destination = nodes["Pusher"].outputs["pushed_model"].properties["pushed_destination"]
-    gone = "" if Path(destination).exists() else " [red](deleted since)[/]"
-    root.add(f"pushed to {escape(destination)}{gone} by the run of {run}")
+def _draw(config: Config, pushed: Pushed, nodes: dict[str, Node]) -> Tree:
+    root = Tree(f"[bold]{escape(config.name)}[/] version [bold]{pushed.version}[/]")
+    gone = "" if Path(pushed.folder).exists() else " [red](deleted since)[/]"
+    made = f"by the run of {pushed.run}"
+    if pushed.copy_of:
+        made = (
+            f"by the rollback of {pushed.when}; a copy of version {pushed.copy_of}, pushed {made}"
+        )
+    root.add(f"pushed to {escape(pushed.folder)}{gone} {made}")
     if verdict := nodes.get("Evaluator"):
         root.add(escape(results.produced(verdict)))
-    record = results.of_run(config.home / "results", run)
+    record = results.of_run(config.home / "results", pushed.run)
     if record:
         root.add(f"from data with the hash {record.data}")
     checkpoint = _checkpoint(nodes)

@@ -21,9 +21,6 @@ _REASONS = {
 @contextmanager
 def destination_errors(destination: str, model: str) -> Iterator[None]:
     """Raises ConfigError about `destination`, or ComponentError about `model`, for an I/O error."""
-    import tensorflow as tf  # TFX has loaded it; its errors are those of gs:// and the like.
-    from tfx.dsl.io import fileio
-
     try:
         yield
     except OSError as error:
@@ -33,10 +30,12 @@ def destination_errors(destination: str, model: str) -> Iterator[None]:
             ) from error
         reason = _REASONS.get(error.errno or 0, f"{error.strerror or error}")
         raise ConfigError(_sentence(destination, reason)) from error
-    except tf.errors.OpError as error:
+    except Exception as error:
+        import tensorflow as tf  # its errors are those of gs:// and the like
+
+        if not isinstance(error, tf.errors.OpError):
+            raise
         raise ConfigError(_sentence(destination, error.message)) from error
-    except fileio.NotFoundError as error:
-        raise ConfigError(_sentence(destination, "there is no such place")) from error
 
 
 def _is_about(error: OSError, model: str) -> bool:

@@ -12,10 +12,9 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from absl import logging
-from tfx.dsl.io import fileio
 
 from ...errors import ComponentError
 from ...serving.predictor import find_newest, is_version
@@ -77,6 +76,15 @@ def archive(model: str, to: str) -> None:
         write_version(model, to, None)
 
 
+def remove(base: str, name: str) -> None:
+    """Removes one version of a local folder, for a server at once; OSError if it cannot.
+
+    A push that goes on meanwhile is waited for: it would clean up behind us.
+    """
+    with _only_push(base):
+        _remove(base, name)
+
+
 def newest(base: str) -> Version | None:
     """The version that TensorFlow Serving serves by default; None for a remote folder too."""
     found = None if is_remote(base) else find_newest(Path(base))
@@ -87,6 +95,7 @@ def newest_anywhere(base: str) -> Version | None:
     """The same of a local or a remote folder."""
     if not is_remote(base):
         return newest(base)
+    fileio = _fileio()
     whole = _whole(base, fileio.listdir(base)) if fileio.exists(base) else []
     return whole[-1] if whole else None
 
@@ -126,7 +135,7 @@ def write_version(model: str, to: str, config: str | None) -> None:
 def copy_file(source: str, to: str) -> None:
     """Copies one file's bytes, over an older one if there is any."""
     if is_remote(source) or is_remote(to):
-        fileio.copy(source, to, overwrite=True)
+        _fileio().copy(source, to, overwrite=True)
     else:
         shutil.copyfile(source, to)
 
@@ -209,13 +218,17 @@ def _write_number(last: IO[str], number: int) -> None:
 def _retire_local(base: str, keep: int | None, pushed: Version) -> None:
     """Removes all but the newest `keep` versions. A failure is logged: the push stands."""
     for old in _too_old(base, os.listdir(base), keep, pushed):
-        # Renamed first, so that nobody loads a version that is half gone.
-        hidden = os.path.join(base, f"{_RETIRED}{old.name}-{uuid.uuid4().hex}")
         try:
-            os.rename(old.path, hidden)
-            shutil.rmtree(hidden)
+            _remove(base, old.name)
         except OSError as error:
             logging.warning("Could not remove the old version %s: %s", old.path, error)
+
+
+def _remove(base: str, name: str) -> None:
+    # Renamed first, so that nobody loads a version that is half gone.
+    hidden = os.path.join(base, f"{_RETIRED}{name}-{uuid.uuid4().hex}")
+    os.rename(os.path.join(base, name), hidden)
+    shutil.rmtree(hidden)
 
 
 # --- a remote folder: no rename is atomic there, so saved_model.pb comes last ----------------
@@ -224,6 +237,7 @@ def _retire_local(base: str, keep: int | None, pushed: Version) -> None:
 def _publish_remote(
     model: str, base: str, keep: int | None, config: str | None, now: int
 ) -> Version:
+    fileio = _fileio()
     fileio.makedirs(base)
     number = max(now, *(n + 1 for n, _ in _numbered(fileio.listdir(base))), 1)
     version = Version(number, f"{base}/{number}")
@@ -266,24 +280,31 @@ def _whole(base: str, names: list[str]) -> list[Version]:
     return [v for v in versions if _exists(os.path.join(v.path, SAVED_MODEL))]
 
 
+def _fileio() -> Any:
+    """TFX's remote file systems; they load TensorFlow, and a local folder can do without."""
+    from tfx.dsl.io import fileio
+
+    return fileio
+
+
 def _files(root: str) -> Iterator[str]:
     """Paths of all files below `root`, relative to it."""
     root = root.rstrip("/")
-    for folder, _, names in fileio.walk(root) if is_remote(root) else os.walk(root):
+    for folder, _, names in _fileio().walk(root) if is_remote(root) else os.walk(root):
         inside = folder[len(root) :].strip("/")
         yield from (os.path.join(inside, name) for name in names)
 
 
 def _exists(path: str) -> bool:
-    return fileio.exists(path) if is_remote(path) else os.path.exists(path)
+    return _fileio().exists(path) if is_remote(path) else os.path.exists(path)
 
 
 def _make_folder(path: str) -> None:
     if is_remote(path):
-        fileio.makedirs(path)
+        _fileio().makedirs(path)
     else:
         os.makedirs(path, exist_ok=True)
 
 
 def _open(path: str) -> IO[bytes]:
-    return fileio.open(path, "wb") if is_remote(path) else open(path, "wb")
+    return _fileio().open(path, "wb") if is_remote(path) else open(path, "wb")

@@ -151,8 +151,8 @@ def test_an_unchanged_rerun_is_cached_and_loads_no_tfx(job: Any, first_run: RunR
     assert done.stdout.splitlines() == [f"True {first_run.pushed}", "[]"], done.stderr
 
 
-def test_lineage_names_the_run_and_the_verdict(job: Any, first_run: RunResult) -> None:
-    done = job.cli("lineage", str(job.yaml))
+def test_show_names_the_run_and_the_verdict(job: Any, first_run: RunResult) -> None:
+    done = job.cli("show", str(job.yaml))
     assert done.returncode == 0, done.stderr
     version = Path(str(first_run.pushed)).name
     for fact in (version, first_run.run, "Blessed: accuracy", "epochs: 4", first_run.data):
