@@ -1,5 +1,6 @@
 """The command line `espalier`. Commands parse, call the library and print; nothing else."""
 
+import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,6 +12,8 @@ from rich.markup import escape
 from ..errors import ConfigError
 from ..serving.commands import commands as serving_commands
 from ..terminal import console, errors
+from .drift_commands import commands as drift_commands
+from .version_commands import commands as version_commands
 
 app = typer.Typer(
     name="espalier",
@@ -20,6 +23,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(serving_commands)
+app.add_typer(version_commands)
+app.add_typer(drift_commands)
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The YAML file.")]
 Overrides = Annotated[
@@ -86,6 +91,51 @@ def run(
 
 @app.command()
 @errors
+def report(
+    config: ConfigPath,
+    run_id: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="A run's id; the last one if left out.")
+    ] = None,
+    compare: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Set it beside this earlier run.")
+    ] = None,
+    open_: Annotated[bool, typer.Option("--open", help="Show it in a browser.")] = False,
+    set_: Overrides = None,
+) -> None:
+    """Draw a run's report anew: one page of HTML, which needs no network.
+
+    Every run writes its own, a run that failed too. Exit codes: 0 drawn, 2 there is no such run.
+    """
+    from . import comparison
+    from . import report as one_run
+    from .config import Config
+
+    home = Config.load(config, set_ or ()).home
+    page = comparison.write(home, compare, run_id) if compare else one_run.write(home, run_id)
+    Console().print(escape(str(page)), highlight=False, soft_wrap=True)
+    if open_:
+        typer.launch(str(page))
+
+
+@app.command()
+@errors
+def tensorboard(
+    config: ConfigPath,
+    port: Annotated[int, typer.Option(help="Where it listens, on this machine alone.")] = 6006,
+    set_: Overrides = None,
+) -> None:
+    """Show the curves of all trainings of a job in TensorBoard, until Ctrl-C."""
+    from .config import Config
+
+    folder = Config.load(config, set_ or ()).home / "artifacts" / "Trainer" / "model_run"
+    if not folder.exists():
+        raise ConfigError(f"{folder}: no training of this job yet. Run `espalier run` first.")
+    command = ["-m", "tensorboard.main", "--logdir", str(folder), "--port", str(port)]
+    raise typer.Exit(subprocess.call([sys.executable, *command]))
+
+
+@app.command()
+@errors
 def init(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="A CSV or Parquet file or folder.")],
     output: Annotated[
@@ -107,22 +157,6 @@ def init(
     except OSError as error:
         raise ConfigError(f"{output}: cannot be written: {error.strerror}.") from None
     Console().print(f"wrote {output}; next: espalier run {output}", highlight=False)
-
-
-@app.command()
-@errors
-def lineage(
-    config: ConfigPath,
-    version: Annotated[
-        str | None, typer.Option(help="A pushed version's number; the newest if left out.")
-    ] = None,
-    set_: Overrides = None,
-) -> None:
-    """Show which data, settings and checkpoint gave a pushed version, and its verdict."""
-    from .config import Config
-    from .lineage import tree
-
-    Console().print(tree(Config.load(config, set_ or ()), version))
 
 
 @app.command()

@@ -449,8 +449,9 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         if not isinstance(tree, dict):
             raise ConfigError(f"--set {override}: {parent} is not a section.")
     tree[last] = _parse(f"value: {value}", f"--set {key}")["value"]
-    if hasattr(tree, "lc"):  # its line in the file would mislead
-        tree.lc.data.pop(last, None)
+    lines = getattr(getattr(tree, "lc", None), "data", None)
+    if lines:  # its line in the file would mislead
+        lines.pop(last, None)
 
 
 def _sentences(

@@ -48,6 +48,8 @@ class RunResult(BaseModel):
         data: hash of the data's content.
         start: hash of what training started from.
         log: TFX's and TensorFlow's own output.
+        versions: of the packages that made it.
+        report: the page that shows all of it.
     """
 
     model_config = ConfigDict(protected_namespaces=())
@@ -73,6 +75,8 @@ class RunResult(BaseModel):
     data: str = ""
     start: str = ""
     log: str = ""
+    versions: dict[str, str] = {}
+    report: str = ""
 
     @property
     def exit_code(self) -> int:
@@ -136,7 +140,7 @@ def collect(name: str, store: Store, run: str) -> RunResult:
     if examples := nodes.get("ExampleGen"):
         result.skipped = _skipped(examples)
     if gate := nodes.get("DataGate"):
-        result.rows = _gate_report(gate).get("rows", {})
+        result.rows = gate_report(gate).get("rows", {})
     if compressor := nodes.get("Compressor"):
         result.compression = compressor.outputs["report"].read_json("report.json")
     if evaluator := nodes.get("Evaluator"):
@@ -163,7 +167,8 @@ def _refused_by_check(nodes: dict[str, Node]) -> bool:
     return not nodes["ServingCheck"].outputs["blessing"].properties.get("blessed")
 
 
-def _gate_report(node: Node) -> dict[str, Any]:
+def gate_report(node: Node) -> dict[str, Any]:
+    """What the DataGate has written: rows by split, and anomalies."""
     value = Path(node.outputs["report"].uri)
     return json.loads((value / "value" if value.is_dir() else value).read_text(encoding="utf-8"))
 
@@ -183,7 +188,7 @@ def produced(node: Node) -> str:
     speak = _SPEAKERS.get(node.name)
     try:
         return speak(node) if speak else ", ".join(o.uri for o in node.outputs.values())
-    except (OSError, TypeError, KeyError):
+    except (OSError, TypeError, KeyError, ValueError):
         return "(its files are gone)"
 
 
@@ -194,7 +199,7 @@ def _say_examples(node: Node) -> str:
 
 
 def _say_gate(node: Node) -> str:
-    report = _gate_report(node)
+    report = gate_report(node)
     rows = ", ".join(f"{count:,} {split}" for split, count in report["rows"].items())
     found = len(report["anomalies"])
     return f"{rows}; " + (f"{found} warnings" if found else "no anomalies")
@@ -264,6 +269,8 @@ def _table(result: RunResult) -> RenderableType:
         facts.add_row("pushed", f"[green]{escape(str(result.pushed))}[/]")
     elif result.status == "not_blessed":
         facts.add_row("pushed", "[red]no[/]; what was pushed before stays")
+    if result.report:
+        facts.add_row("report", escape(result.report))
     facts.add_row("time", f"{result.seconds:.1f} s" + (" (all cached)" if result.cached else ""))
     parts.append(facts)
     if result.metrics:
@@ -364,9 +371,10 @@ def _predictions(result: RunResult) -> Table:
     table.add_column("label")
     table.add_column("score", justify="right")
     for row in result.predictions[:2]:
-        table.add_row(escape(_text(row["text"])), escape(row["label"]), f"{row['score']:.3f}")
+        table.add_row(escape(text(row["text"])), escape(row["label"]), f"{row['score']:.3f}")
     return table
 
 
-def _text(text: str | list[str]) -> str:
+def text(text: str | list[str]) -> str:
+    """A row's text, or its two."""
     return text if isinstance(text, str) else " | ".join(text)

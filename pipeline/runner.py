@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import json
+import logging
 import time
 import traceback
 from contextlib import AbstractContextManager
@@ -21,6 +22,7 @@ from ..serving.predictor import find_newest
 from ..trainer import families, images, workers
 from ..trainer.run import train
 from . import code_digest, preflight, results
+from . import report as report_
 from .config import Config
 from .progress import Reporter, live, quiet, shown
 from .results import RunResult
@@ -95,8 +97,21 @@ def run(
         result.key = key if whole else ""
         result.config, result.data, result.start = config.to_yaml(), report.fingerprint, start
         result.seconds = time.monotonic() - started
+        result.versions = report_.versions()
         result.save(folder)
+        if page := _page(config, result.run):
+            result.report = page
+            result.save(folder)
     return result
+
+
+def _page(config: Config, run: str, failure: str = "") -> str:
+    """The run report; where it cannot be written, nothing: it fails no run."""
+    try:
+        return str(report_.write(config.home, run, failure=failure, config=config.to_yaml()))
+    except Exception:
+        logging.getLogger(__name__).exception("the report could not be written")
+        return ""
 
 
 def is_follower(config: Config) -> bool:
@@ -221,7 +236,11 @@ def _run_pipeline(
                 reporter.finish(reporter.current, "failed")
             if config.data.kind == "image" and "InvalidArgument" in traceback.format_exc():
                 _name_undecodable(config.home)
-            raise explain(error, reporter.current, log) from error
+            explained = explain(error, reporter.current, log)
+            if runs := Store(config.home).runs():
+                page = _page(config, runs[-1], failure=str(explained) or "It was stopped.")
+                console.print(f"report: {page}", style="dim", highlight=False, soft_wrap=True)
+            raise explained from error
     store = Store(config.home)
     result = results.collect(config.name, store, store.runs()[-1])
     result.log = str(log)

@@ -122,7 +122,9 @@ def fit(
                 callbacks=callbacks,
                 verbose=0,
             ).history
-            _record(state, {name: values[-1] for name, values in logs.items()}, state.epoch + 1)
+            numbers = {name: values[-1] for name, values in logs.items()}
+            numbers["learning_rate"] = float(model.optimizer.learning_rate.numpy())
+            _record(state, numbers, state.epoch + 1)
             _keep(state, model, manager, state_dir)
             _report(state, settings)
     if keep == "best":

@@ -17,7 +17,7 @@ from tfx.utils import io_utils, path_utils
 from ... import cpu
 from ...trainer.export import describe
 from ..latest_pushed.executor import FOUND
-from . import metrics
+from . import closer, extractors, metrics
 from .metrics import Measured
 
 METRICS_FILE = "metrics.json"
@@ -36,7 +36,7 @@ class Executor(stock.Executor):
         output_dict: dict[str, list[Any]],
         exec_properties: dict[str, Any],
     ) -> None:
-        """See TFX's Evaluator; adds metrics.json to the evaluation, a verdict to the blessing."""
+        """See TFX's Evaluator; adds metrics.json and closer.json, and a verdict to the blessing."""
         settings = json.loads(exec_properties["settings"])
         model = describe(_model_path(input_dict[_MODEL]))
         input_dict = _without_empty_baseline(input_dict)
@@ -48,10 +48,12 @@ class Executor(stock.Executor):
         config_json = json_format.MessageToJson(config, preserving_proto_field_name=True)
         key = standard_component_specs.EVAL_CONFIG_KEY
         inputs.pop(COMPRESSION, None)
-        super().Do(inputs, output_dict, {**exec_properties, key: config_json})
+        evaluation = artifact_utils.get_single_uri(output_dict[constants.EVALUATION_KEY])
+        closer.FOLDER.set(evaluation)
+        looking = {standard_component_specs.MODULE_PATH_KEY: extractors.__name__}
+        super().Do(inputs, output_dict, {**exec_properties, key: config_json, **looking})
         _let_go_of_the_models()
 
-        evaluation = artifact_utils.get_single_uri(output_dict[constants.EVALUATION_KEY])
         blessing = artifact_utils.get_single_instance(
             output_dict[standard_component_specs.BLESSING_KEY]
         )

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,11 +32,14 @@ class Measured:
             precision of a model that never says yes); `rows` is their number.
         slices: "column=value" -> the same for the rows of that value.
         labels: label -> its own f1, auc and the like, against the rest; empty for two classes.
+        confusion: label that a row has -> label that was said -> how many rows; empty where a row
+            may have several.
     """
 
     overall: dict[str, float | None] = field(default_factory=dict)
     slices: dict[str, dict[str, float | None]] = field(default_factory=dict)
     labels: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    confusion: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 @dataclass
@@ -145,6 +148,8 @@ def read(
             measured.slices[", ".join(f"{column}={value}" for column, value in key)] = shown
             continue
         measured.overall = shown
+        if not multi_label:
+            measured.confusion = _confusion(by_class[""][_MATRIX], labels)
         if len(labels) > 2 or multi_label:
             own = [name for name in names if name in each[0]]
             measured.labels = {
@@ -171,14 +176,26 @@ def _each_label(
     ]
 
 
+def _entries(value: Mapping[str, Any]) -> Iterator[tuple[int, int, float]]:
+    """(actual class, predicted class, rows) out of TFMA's matrix."""
+    (matrix,) = value["multiClassConfusionMatrixAtThresholds"]["matrices"]
+    for entry in matrix.get("entries", []):
+        actual, said = (int(entry.get(f"{kind}ClassId", 0)) for kind in ("actual", "predicted"))
+        yield actual, said, float(entry["numWeightedExamples"])
+
+
+def _confusion(value: Mapping[str, Any], labels: Sequence[str]) -> dict[str, dict[str, int]]:
+    found: dict[str, dict[str, int]] = {label: {} for label in labels}
+    for actual, said, count in _entries(value):
+        if actual >= 0:  # else a label that training did not see
+            found[labels[actual]][labels[said]] = int(count)
+    return found
+
+
 def _from_matrix(value: Mapping[str, Any], classes: int) -> list[Counts]:
     """Counts of each class out of TFMA's matrix of actual and predicted ones."""
-    (matrix,) = value["multiClassConfusionMatrixAtThresholds"]["matrices"]
     found, total = [Counts() for _ in range(classes)], 0.0
-    for entry in matrix.get("entries", []):
-        actual = int(entry.get("actualClassId", 0))
-        said = int(entry.get("predictedClassId", 0))
-        count = float(entry["numWeightedExamples"])
+    for actual, said, count in _entries(value):
         total += count
         if actual == said:
             found[actual].hits += count

@@ -1,0 +1,107 @@
+"""What report.html can show, and how it becomes a file."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from ..errors import ConfigError
+
+Block = dict[str, Any]
+_MOST = 40  # rows of a table; what is left out is said
+
+
+@dataclass
+class Section:
+    """A heading and what stands below it."""
+
+    title: str
+    blocks: list[Block] = field(default_factory=list)
+
+
+def section(title: str, draw: Callable[[], list[Block]]) -> Section:
+    """A section, or the sentence that says why it could not be drawn."""
+    try:
+        return Section(title, draw())
+    except Exception as error:  # whatever it is, the page must come
+        words = f"This part could not be drawn: {type(error).__name__}: {error}"
+        return Section(title, [problem(words[:500])])
+
+
+def text(words: str) -> Block:
+    """A paragraph."""
+    return {"kind": "text", "text": words}
+
+
+def problem(words: str) -> Block:
+    """A paragraph that says what is wrong."""
+    return {"kind": "problem", "text": words}
+
+
+def picture(svg: Any, words: str = "") -> Block:
+    """A drawing and what stands below it."""
+    return {"kind": "picture", "svg": svg, "text": words}
+
+
+def folded(words: str, body: str, *, opened: bool = False) -> Block:
+    """A long text, as it is, that opens when asked."""
+    return {"kind": "pre", "text": words, "body": body, "opened": opened}
+
+
+def table(
+    title: str, head: Sequence[str], rows: Sequence[Sequence[Any]], numbers: int = 1
+) -> Block:
+    """A table whose columns from `numbers` on are numbers; only its first rows are shown.
+
+    A cell is a text, a `bar`, an `image`, or {"text": ..., "shade": per cent of colour}.
+    """
+    note = f"{len(rows) - _MOST:,} more rows are not shown." if len(rows) > _MOST else ""
+    return {
+        "kind": "table", "text": title, "head": list(head), "rows": rows[:_MOST], "note": note,
+        "numbers": range(numbers, len(head)),
+    }  # fmt: skip
+
+
+def bar(words: str, share: float) -> dict[str, Any]:
+    """A cell with a bar behind it, as long as the share of 1."""
+    return {"text": words, "share": round(100 * min(1.0, max(0.0, share)), 1)}
+
+
+def image(png: str, words: str) -> dict[str, Any]:
+    """A cell with a picture, PNG in base64, and words below it."""
+    return {"image": png, "text": words}
+
+
+def number(value: float | None) -> str:
+    """A metric's value."""
+    return "–" if value is None else f"{value:.4f}"
+
+
+def render(title: str, subtitle: str, mood: str, verdict: str, sections: Sequence[Section]) -> str:
+    """The page; `mood` is good, bad or empty, and sections without blocks are left out."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, autoescape=True
+    )
+    return environment.get_template("report.html").render(
+        title=title, subtitle=subtitle, mood=mood, verdict=verdict,
+        sections=[section for section in sections if section.blocks],
+    )  # fmt: skip
+
+
+def save(html: str, file: Path) -> Path:
+    """Write it, whole or not at all.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    temporary = file.with_name(f".{file.name}.new")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(html, encoding="utf-8")
+        os.replace(temporary, file)
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be written: {error.strerror}.") from None
+    return file
