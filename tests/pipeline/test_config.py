@@ -246,6 +246,11 @@ def test_overrides(tmp_path: Path) -> None:
     assert config.push.keep == 2
 
 
+def test_a_section_that_an_override_made_takes_another(tmp_path: Path) -> None:
+    config = load(tmp_path, YAML, "evaluate.at_least={}", "evaluate.at_least.accuracy=0.9")
+    assert config.evaluate.at_least == {"accuracy": 0.9}
+
+
 OVERRIDES: dict[str, tuple[str, str]] = {
     "no value": ("train.epochs", "--set train.epochs: expected KEY=VALUE, such as train.epochs=1"),
     "no key": ("=1", "--set =1: expected KEY=VALUE"),
