@@ -7,7 +7,7 @@ EspalierError (1)
 ├── ComponentError (3)      a component of the pipeline failed
 └── ServerError (5)         a model server refused a request, or does not answer
 
-A model that is refused is no error, nor is an alarm of `espalier drift`: the exit codes are 4 and 6.
+A refused model is no error (exit code 4), nor is an alarm of `espalier drift` (6).
 
 A message says where, what was found, what was expected and what to do, and needs no traceback.
 """
