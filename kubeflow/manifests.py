@@ -255,6 +255,11 @@ def _workers(config: Config, wanted: int | None) -> int:
     count = (2 if many else 1) if wanted is None else wanted
     if count < 1:
         raise ConfigError(f"--workers is {count}. Expected how many pods train, 1 or more.")
+    if many and count == 1:
+        raise ConfigError(
+            "--workers is 1, and train.distribute is multi_worker: Kubeflow's operator sets no "
+            "TF_CONFIG for one worker alone. Expected 2 or more; or leave train.distribute out."
+        )
     if count > 1 and not many:
         raise ConfigError(
             f"--workers is {count}, and train.distribute is {config.train.distribute}: each pod "

@@ -37,7 +37,6 @@ class Context:
     run: str
     result: RunResult
     nodes: dict[str, Node]
-    failure: str = ""
 
     def read(self, node: str, output: str, name: str) -> Any:
         """A JSON file that a component left, or None."""
@@ -51,14 +50,12 @@ class Context:
         return str(data.get("label") or "label")
 
 
-def write(home: Path, run: str | None = None, *, failure: str = "", config: str = "") -> Path:
+def write(home: Path, run: str | None = None) -> Path:
     """Draw a run's report.
 
     Args:
         home: the pipeline's folder.
         run: the run's id; the last one if None.
-        failure: what stopped it, if it did not end.
-        config: the resolved YAML, for a run without a record.
 
     Returns:
         The page, `home/reports/RUN.html`.
@@ -66,11 +63,11 @@ def write(home: Path, run: str | None = None, *, failure: str = "", config: str 
     Raises:
         ConfigError: there is no such run, or the page cannot be written.
     """
-    found = context(home, run, failure=failure, config=config)
+    found = context(home, run)
     return page.save(render(found), home / "reports" / f"{found.run.replace(':', '-')}.html")
 
 
-def context(home: Path, run: str | None, *, failure: str = "", config: str = "") -> Context:
+def context(home: Path, run: str | None) -> Context:
     """What a run's report is drawn from; arguments and errors as of `write`."""
     if not database(home).exists():
         raise ConfigError(f"{home}: no run of this pipeline yet. Run `espalier run` first.")
@@ -83,8 +80,8 @@ def context(home: Path, run: str | None, *, failure: str = "", config: str = "")
     nodes = {node.name: node for node in store.nodes(run)}
     result = results.of_run(home / "results", run)
     if result is None:
-        result = RunResult(name=home.name, run=run, status="partial", config=config)
-    return Context(home, run, result, nodes, failure)
+        result = RunResult(name=home.name, run=run, status="partial")
+    return Context(home, run, result, nodes)
 
 
 def render(context: Context) -> str:
@@ -103,8 +100,8 @@ def render(context: Context) -> str:
 def verdict(context: Context) -> tuple[str, str]:
     """Its mood (good, bad or neither), and the sentence."""
     result = context.result
-    if context.failure:
-        return "bad", f"The run did not end. {context.failure}"
+    if result.failure:
+        return "bad", f"The run did not end. {result.failure}"
     if result.status == "pushed":
         return "good", f"{result.verdict} It is served as version {Path(str(result.pushed)).name}."
     if result.status == "not_blessed":
@@ -227,14 +224,16 @@ def _features(split: str, statistics: Any) -> Block:
 
 
 def _described(values: Any) -> tuple[str, ...]:
-    """different, mean, least, most, most frequent."""
+    """different, mean, least, most, most frequent: of numbers, texts, bytes or anything else."""
     if hasattr(values, "std_dev"):
         return ("", f"{values.mean:.4g}", f"{values.min:.4g}", f"{values.max:.4g}", "")
-    if not hasattr(values, "unique"):
-        return ("", "", "", "", "")
-    length = f"{values.avg_length:.1f} characters"
-    top = [f"{v.value[:40]} ({v.frequency:,.0f})" for v in values.top_values[:3] if v.frequency > 1]
-    return (f"{values.unique:,}", length, "", "", ", ".join(top))
+    if hasattr(values, "avg_length"):
+        tops = [v for v in values.top_values[:3] if v.frequency > 1]
+        often = ", ".join(f"{v.value[:40]} ({v.frequency:,.0f})" for v in tops)
+        return (f"{values.unique:,}", f"{values.avg_length:.1f} characters", "", "", often)
+    if hasattr(values, "avg_num_bytes"):
+        return (f"{values.unique:,}", f"{values.avg_num_bytes:,.0f} bytes", "", "", "")
+    return ("", "", "", "", "")
 
 
 def _training(context: Context) -> list[Block]:
@@ -266,9 +265,11 @@ def _evaluation(context: Context) -> list[Block]:
     if not facts:
         return []
     candidate, baseline = facts["candidate"], facts["baseline"]
-    blocks = [page.text(facts["verdict"]), _overall(candidate["overall"], baseline)]
+    shares = bool(candidate.get("confusion"))  # else accuracy is one of labels, not of rows
+    overall = _overall(candidate["overall"], baseline, shares)
+    blocks = [page.text(facts["verdict"]), overall]
     if candidate["slices"]:
-        blocks.append(_slices(candidate))
+        blocks.append(_slices(candidate, shares))
     if candidate["labels"]:
         names = list(next(iter(candidate["labels"].values())))
         rows = [(label, *map(page.number, v.values())) for label, v in candidate["labels"].items()]
@@ -279,14 +280,15 @@ def _evaluation(context: Context) -> list[Block]:
     return blocks + _curves(closer["scores"])
 
 
-def _overall(overall: Mapping[str, float | None], baseline: Any) -> Block:
-    head = ["metric", "value", "95 % of samples"]
+def _overall(overall: Mapping[str, float | None], baseline: Any, shares: bool) -> Block:
+    head = ["metric", "value", *(["95 % of samples"] if shares else [])]
     head += ["blessed before", "change"] if baseline else []
     rows = []
     for name, value in overall.items():
         if name == "rows":
             continue
-        row = [name, page.number(value), _interval(name, value, overall["rows"])]
+        row = [name, page.number(value)]
+        row += [_interval(name, value, overall["rows"])] if shares else []
         if baseline:
             before = baseline["overall"].get(name)
             both = value is not None and before is not None
@@ -311,7 +313,7 @@ def wilson(share: float, rows: int, z: float = 1.96) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def _slices(candidate: Mapping[str, Any]) -> Block:
+def _slices(candidate: Mapping[str, Any], shares: bool) -> Block:
     names = [name for name in candidate["overall"] if name != "rows"]
     first = names[0]
     smaller = first == "loss"
@@ -321,12 +323,14 @@ def _slices(candidate: Mapping[str, Any]) -> Block:
         return math.inf if value is None else value if not smaller else -value
 
     ordered = sorted(candidate["slices"].items(), key=badness)
+    shown = "accuracy" in names and shares
     rows = [
         (name, f"{v['rows']:,}", *map(page.number, (v.get(n) for n in names)),
-         _interval(first, v.get(first), v["rows"]))
+         *([_interval("accuracy", v.get("accuracy"), v["rows"])] if shown else []))
         for name, v in ordered
     ]  # fmt: skip
-    return page.table("Slices, the worst first", ("slice", "rows", *names, "95 % of samples"), rows)
+    head = ("slice", "rows", *names, *(["95 % of samples of accuracy"] if shown else []))
+    return page.table("Slices, the worst first", head, rows)
 
 
 def _confusion(matrix: Mapping[str, Mapping[str, int]]) -> Block:
@@ -351,11 +355,13 @@ def _confusion(matrix: Mapping[str, Mapping[str, int]]) -> Block:
 
 def _curves(scores: Mapping[str, Mapping[str, list[int]]]) -> list[Block]:
     """ROC, precision and recall, calibration of a label; of many, those with the least area."""
-    if not scores:
+    # Where all rows have a label, or none, there is no curve.
+    told = {label: v for label, v in scores.items() if any(v["without"]) and any(v["with"])}
+    if len(scores) == len(told) == 2:  # the other one is its mirror image
+        told.pop(next(iter(told)))
+    if not told:
         return []
-    rocs = {label: curves.roc(v["without"], v["with"]) for label, v in scores.items()}
-    if len(scores) == 2:  # the other one is its mirror image
-        rocs.pop(next(iter(rocs)))
+    rocs = {label: curves.roc(v["without"], v["with"]) for label, v in told.items()}
     rocs = dict(sorted(rocs.items(), key=lambda item: curves.area(item[1]))[:_MOST_CURVES])
     parts = {label: (scores[label]["without"], scores[label]["with"]) for label in rocs}
     recalls = {label: curves.precision_recall(*part) for label, part in parts.items()}

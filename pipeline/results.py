@@ -13,7 +13,7 @@ from rich.text import Text
 
 from .store import Node, Store
 
-Status = Literal["pushed", "not_blessed", "partial"]
+Status = Literal["pushed", "not_blessed", "partial", "failed"]
 
 
 class Component(BaseModel):
@@ -30,7 +30,8 @@ class RunResult(BaseModel):
 
     Attributes:
         status: pushed; not_blessed (refused, the blessed model stays); partial (the run was
-            told to stop before the Pusher).
+            told to stop before the Pusher); failed.
+        failure: why it failed.
         key: hash of everything the results depend on.
         cached: whether nothing had to run at all.
         seconds: from start to end.
@@ -57,6 +58,7 @@ class RunResult(BaseModel):
     name: str
     run: str = ""
     status: Status
+    failure: str = ""
     verdict: str = ""
     key: str = ""
     cached: bool = False
@@ -133,10 +135,7 @@ def collect(name: str, store: Store, run: str) -> RunResult:
     """Read a run's results out of its metadata and artifacts."""
     nodes = {node.name: node for node in store.nodes(run)}
     result = RunResult(name=name, run=run, status="partial")
-    result.components = [
-        Component(name=n.name, state=n.state, seconds=n.seconds, produced=produced(n))
-        for n in nodes.values()
-    ]
+    result.components = _components(list(nodes.values()))
     if examples := nodes.get("ExampleGen"):
         result.skipped = _skipped(examples)
     if gate := nodes.get("DataGate"):
@@ -161,6 +160,19 @@ def collect(name: str, store: Store, run: str) -> RunResult:
         result.status = "pushed" if marks.get("pushed") else "not_blessed"
         result.pushed = marks.get("pushed_destination")
     return result
+
+
+def failed(name: str, store: Store, run: str, failure: str) -> RunResult:
+    """What is known of a run that failed."""
+    made = _components(store.nodes(run))
+    return RunResult(name=name, run=run, status="failed", failure=failure, components=made)
+
+
+def _components(nodes: list[Node]) -> list[Component]:
+    return [
+        Component(name=n.name, state=n.state, seconds=n.seconds, produced=produced(n))
+        for n in nodes
+    ]
 
 
 def _refused_by_check(nodes: dict[str, Node]) -> bool:

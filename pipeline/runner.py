@@ -26,7 +26,7 @@ from . import report as report_
 from .config import Config
 from .progress import Reporter, live, quiet, shown
 from .results import RunResult
-from .store import Node, Store
+from .store import Node, Store, database
 
 Runner = Literal["local", "beam"]
 Part = tuple[str | None, str | None, str | None]  # from, to, the run that --from builds on
@@ -72,10 +72,24 @@ def run(
         ConfigError, CheckpointError, DataError: the user's input cannot be used.
         ComponentError: a component failed; the message names it and the log file.
     """
-    started = time.monotonic()
     _check_part(from_node, to_node, config, accept)
-    if is_follower(config):
-        raise ConfigError("TF_CONFIG: this is not worker 0, which alone runs the line.")
+    if config.train.distribute == "multi_worker":
+        if is_follower(config):
+            raise ConfigError("TF_CONFIG: this is not worker 0, which alone runs the line.")
+        with workers.leading(config.home):
+            return _run(config, runner, (from_node, to_node), cache, accept, console)
+    return _run(config, runner, (from_node, to_node), cache, accept, console)
+
+
+def _run(
+    config: Config,
+    runner: Runner,
+    ends: tuple[str | None, str | None],
+    cache: bool,
+    accept: bool,
+    console: Console | None,
+) -> RunResult:
+    started, (from_node, to_node) = time.monotonic(), ends
     screen = console or Console()
     report = preflight.check(config, lambda line: screen.print(line, highlight=False))
     for warning in report.warnings:
@@ -90,28 +104,46 @@ def run(
         return before
     base = _base_run(config, report.fingerprint, start, from_node) if from_node else None
     with _alone(config.home):
+        workers.forget(config.home)
         options = {"data": report.fingerprint, "start": start, "cache": cache, "accept": accept}
         part = (from_node, to_node, base)
         result = _run_pipeline(config, runner, part, options, console)
         # A part of the line may rest on what other settings made: never a whole run's answer.
         result.key = key if whole else ""
-        result.config, result.data, result.start = config.to_yaml(), report.fingerprint, start
         result.seconds = time.monotonic() - started
-        result.versions = report_.versions()
-        result.save(folder)
-        if page := _page(config, result.run):
-            result.report = page
-            result.save(folder)
+        return _recorded(result, config, options)
+
+
+def _recorded(result: RunResult, config: Config, options: dict[str, Any]) -> RunResult:
+    """Keep the result, and draw its page; one that cannot be drawn fails no run."""
+    result.config, result.data, result.start = config.to_yaml(), options["data"], options["start"]
+    result.versions = report_.versions()
+    result.save(config.home / "results")
+    try:
+        result.report = str(report_.write(config.home, result.run))
+        result.save(config.home / "results")
+    except Exception:
+        logging.getLogger(__name__).exception("the report could not be written")
     return result
 
 
-def _page(config: Config, run: str, failure: str = "") -> str:
-    """The run report; where it cannot be written, nothing: it fails no run."""
+def _record_failure(config: Config, options: dict[str, Any], before: str, reason: str) -> str:
+    """The page of a run that failed, if it had begun a component; `before` is the run before it."""
     try:
-        return str(report_.write(config.home, run, failure=failure, config=config.to_yaml()))
+        store = Store(config.home)
+        run = store.runs()[-1]
+        if run == before:
+            return ""
+        result = results.failed(config.name, store, run, reason)
+        return _recorded(result, config, options).report
     except Exception:
-        logging.getLogger(__name__).exception("the report could not be written")
+        logging.getLogger(__name__).exception("the failure could not be recorded")
         return ""
+
+
+def _last_run(home: Path) -> str:
+    runs = Store(home).runs() if database(home).exists() else []
+    return runs[-1] if runs else ""
 
 
 def is_follower(config: Config) -> bool:
@@ -174,7 +206,8 @@ def _base_run(config: Config, data: str, start: str, from_node: str) -> str:
     needed = set(NODES[: NODES.index(from_node)]) - {"LatestBlessed"}
     if config.compress is None:
         needed -= {"Compressor"}
-    found = [r for r in results.all_results(config.home / "results") if needed <= r.finished]
+    kept = results.all_results(config.home / "results")
+    found = [r for r in kept if needed <= r.finished and r.status != "failed"]
     if not found:
         raise ConfigError(
             f"--from {from_node}: no earlier run has finished what comes before it. Run without "
@@ -226,6 +259,7 @@ def _run_pipeline(
             if config.data.kind == "image":
                 images.try_weights(families.load(config.model.family), config.model)
         names = [component.id for component in pipeline.components]
+        before = _last_run(config.home)
         reporter = Reporter(console, names, lambda name: _latest_node(config.home, name))
         try:
             with reporter.listening():
@@ -234,11 +268,11 @@ def _run_pipeline(
             traceback.print_exc()  # into the log
             if reporter.current:
                 reporter.finish(reporter.current, "failed")
-            if config.data.kind == "image" and "InvalidArgument" in traceback.format_exc():
-                _name_undecodable(config.home)
             explained = explain(error, reporter.current, log)
-            if runs := Store(config.home).runs():
-                page = _page(config, runs[-1], failure=str(explained) or "It was stopped.")
+            if config.data.kind == "image" and "InvalidArgument" in traceback.format_exc():
+                explained = _undecodable(config.home) or explained
+            reason = str(explained) or "It was stopped."
+            if page := _record_failure(config, options, before, reason):
                 console.print(f"report: {page}", style="dim", highlight=False, soft_wrap=True)
             raise explained from error
     store = Store(config.home)
@@ -247,16 +281,17 @@ def _run_pipeline(
     return result
 
 
-def _name_undecodable(home: Path) -> None:
-    """Raise DataError if a picture is what a component failed on, which names none itself."""
+def _undecodable(home: Path) -> DataError | None:
+    """The error that names the pictures that a component failed on, which names none itself."""
     examples = _latest_node(home, "ExampleGen")
     files = Path(examples.outputs["examples"].uri).glob("Split-*/*") if examples else ()
     if bad := images.undecodable(sorted(map(str, files))):
         lines = "\n".join(f"  {path}: {reason}" for path, reason in bad)
-        raise DataError(
+        return DataError(
             f"TensorFlow cannot decode these pictures, though their headers are sound:\n{lines}\n"
             f"Mend them or take them out, and run again."
         )
+    return None
 
 
 def _dag_runner(name: Runner) -> Any:

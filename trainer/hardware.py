@@ -87,8 +87,9 @@ def share(dataset: "tf.data.Dataset", strategy: "tf.distribute.Strategy", *, tra
                 found = tf.nest.map_structure(lambda values: tf.gather(values, places), batch)
                 if not training:
                     return found
-                share = tf.size(places) * devices / tf.size(order)
-                even = tf.fill(tf.shape(places), tf.cast(share, tf.float32))
+                copies = (tf.size(order) - 1 - places) // rows + 1
+                share = tf.size(places) * devices / (rows * copies)
+                even = tf.cast(share, tf.float32)
                 return (*found[:2], found[2] * even if len(found) > 2 else even)
 
             return tf.data.Dataset.range(here, output_type=tf.int32).map(part)

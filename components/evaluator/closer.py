@@ -55,26 +55,28 @@ def extractor(eval_shared_model: Any) -> list[Any]:
     if model["multi_label"]:
         return []
     name = models[0].model_name if len(models) > 1 else ""
-    look = _Look(name, model["labels"], model["inputs"], FOLDER.get())
+    images = model.get("kind") == "image"
+    look = _Look(name, model["labels"], model["inputs"], images, FOLDER.get())
     return [tfma.extractors.Extractor("CloserLook", look)]
 
 
 class _Look(beam.PTransform):
     """Passes extracts on as they are, and writes closer.json."""
 
-    def __init__(self, model: str, labels: list[str], columns: list[str], folder: str) -> None:
+    def __init__(
+        self, model: str, labels: list[str], columns: list[str], images: bool, folder: str
+    ) -> None:
         super().__init__()
-        self._model, self._labels, self._columns, self._folder = model, labels, columns, folder
+        self._model, self._labels = model, labels
+        self._how = (labels, columns, images, folder)
 
     def expand(self, extracts: Any) -> Any:
         """See beam.PTransform."""
-        model, labels, columns = self._model, self._labels, self._columns
-        folder = self._folder
         _ = (
             extracts
-            | "Rows" >> beam.Map(_row, model)
-            | "Gather" >> beam.CombineGlobally(Gather(len(labels)))
-            | "Write" >> beam.Map(_write, labels, columns, folder)
+            | "Rows" >> beam.Map(_row, self._model)
+            | "Gather" >> beam.CombineGlobally(Gather(len(self._labels)))
+            | "Write" >> beam.Map(_write, *self._how)
         )
         return extracts
 
@@ -106,7 +108,7 @@ class Gather(beam.CombineFn):
         if said != label:
             _keep(seen.mistakes, [(float(scores[said]), example, label, said)])
         if self._counted and label >= 0:
-            places = np.minimum((scores * BINS).astype(int), BINS - 1)
+            places = np.clip(np.nan_to_num(scores) * BINS, 0, BINS - 1).astype(int)
             has = np.arange(self._counted) == label
             seen.scores[np.arange(self._counted), has.astype(int), places] += 1
         return seen
@@ -132,11 +134,11 @@ def _keep(heap: list[_Mistake], more: Iterable[_Mistake]) -> None:
             heapq.heappushpop(heap, one)
 
 
-def _write(seen: Seen, labels: list[str], columns: list[str], folder: str) -> None:
+def _write(seen: Seen, labels: list[str], columns: list[str], images: bool, folder: str) -> None:
     facts = {
         "mistakes": [
             {
-                **_shown(example, columns),
+                **_shown(example, columns, images),
                 "is": labels[label] if label >= 0 else "a label that training did not see",
                 "said": labels[said],
                 "score": score,
@@ -151,10 +153,9 @@ def _write(seen: Seen, labels: list[str], columns: list[str], folder: str) -> No
     io_utils.write_string_file(os.path.join(folder, FILE), json.dumps(facts))
 
 
-def _shown(example: bytes, columns: list[str]) -> dict[str, str]:
+def _shown(example: bytes, columns: list[str], images: bool) -> dict[str, str]:
     """A row as a person knows it: its texts, or its picture and where that lies."""
     features = tf.train.Example.FromString(example).features.feature
-    images = PATH in features
     found = [v for name in ([PATH] if images else columns) for v in features[name].bytes_list.value]
     text = " | ".join(value.decode(errors="replace") for value in found)[:500]
     if not images:
@@ -163,12 +164,12 @@ def _shown(example: bytes, columns: list[str]) -> dict[str, str]:
 
 
 def _thumbnail(picture: bytes) -> str:
-    """A small PNG in base64; nothing for what PIL does not read, though TensorFlow does."""
+    """A small PNG in base64; nothing for what PIL refuses, though TensorFlow reads it."""
     small = io.BytesIO()
     try:
         with Image.open(io.BytesIO(picture)) as opened:
             opened.thumbnail((THUMBNAIL, THUMBNAIL))
             opened.convert("RGB").save(small, "PNG")
-    except (OSError, ValueError):
+    except Exception:  # PIL has errors of many kinds, and none of them is worth a run
         return ""
     return base64.b64encode(small.getvalue()).decode()

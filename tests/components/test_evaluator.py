@@ -1,15 +1,18 @@
 """The Evaluator's limits and verdicts; its run inside a pipeline is in tests/e2e."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
+from PIL import Image
 from sklearn import metrics as sklearn_metrics
 
 from espalier import cpu as machine
-from espalier.components.evaluator import executor, metrics
+from espalier.components.evaluator import closer, executor, metrics
 from espalier.components.evaluator.metrics import Measured
 
 LIMITS = {
@@ -173,3 +176,26 @@ def test_a_model_over_its_budget_is_not_blessed() -> None:
     assert _within_budget([report], True, "Blessed.") == (True, "Blessed.")
     assert _within_budget([report], False, "Not blessed.") == (False, "Not blessed.")
     assert _within_budget(None, True, "Blessed.") == (True, "Blessed.")
+
+
+def test_the_closer_look_is_put_off_by_nothing(tmp_path: Path) -> None:
+    rows = closer.Gather(2)
+    seen = rows.create_accumulator()
+    scores = [[0.9, 0.1], [0.2, 0.8], [float("nan")] * 2, [1.0, 0.0]]
+    examples = [tf.train.Example() for _ in scores]
+    examples[0].features.feature["path"].bytes_list.value.append(b"a column of the user's")
+    for example, label, row in zip(examples, (1, 1, 0, -1), scores, strict=True):
+        seen = rows.add_input(seen, (example.SerializeToString(), label, np.array(row)))
+    whole = rows.merge_accumulators([seen, rows.create_accumulator()])
+    closer._write(whole, ["a", "b"], ["text"], False, str(tmp_path))
+    facts = json.loads((tmp_path / closer.FILE).read_text())
+    assert [m["is"] for m in facts["mistakes"]] == ["a label that training did not see", "b"]
+    assert [m["text"] for m in facts["mistakes"]] == ["", ""]
+    assert sum(facts["scores"]["a"]["with"] + facts["scores"]["a"]["without"]) == 3
+
+    huge = tmp_path / "huge.png"
+    Image.new("1", (20_000, 10_000)).save(huge)
+    assert closer._thumbnail(huge.read_bytes()) == ""
+    assert closer._thumbnail(b"no picture") == ""
+    Image.new("L", (300, 100)).save(huge)
+    assert closer._thumbnail(huge.read_bytes())

@@ -211,6 +211,7 @@ def test_pictures_go_through_a_cluster_whose_store_speaks_s3(
     both = Both(tmp_path, "digits.yaml", settings, s3_cluster)
     result, tasks = both.run()
     assert result.status == "pushed"
+    assert "could not be drawn" not in Path(result.report).read_text(encoding="utf-8")
     assert s3_cluster.store.keys(tasks["Trainer"].artifacts["model"]["uri"])
     both.same(result, tasks)
 

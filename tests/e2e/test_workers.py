@@ -49,6 +49,20 @@ def ended(process: "subprocess.Popen[str]") -> str:
     return str(printed)
 
 
+def until(true: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
+    """Wait for something that a worker does."""
+    deadline = time.monotonic() + 300
+    while not true():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+        time.sleep(0.05)
+
+
+def reached(folder: Path) -> int:
+    """The last epoch that is on disk; 0 for none."""
+    files = list(folder.glob("runs/small/training/*/state.json"))
+    return max((int(json.loads(file.read_text())["epoch"]) for file in files), default=0)
+
+
 def histories(folder: Path) -> list[list[dict[str, float]]]:
     """What each Trainer has noted of its epochs, the oldest first."""
     files = folder.glob("runs/small/artifacts/Trainer/model_run/*/history.json")
@@ -79,7 +93,7 @@ def test_two_workers_train_what_one_does(
         assert other["val_accuracy"] == pytest.approx(one["val_accuracy"])
         # Keras counts rows of a batch that does not divide a little differently.
         assert other["loss"] == pytest.approx(one["loss"], rel=2e-3)
-    assert not list((tmp_path / "runs" / "small" / "training").iterdir())
+    assert [f.name for f in (tmp_path / "runs/small/training").iterdir()] == ["workers-over.json"]
     assert len(list(tmp_path.glob("runs/small/artifacts/Trainer/model_run/*"))) == 2
 
 
@@ -89,18 +103,38 @@ def test_a_lost_worker_is_waited_for(
     job = make_job(tmp_path, small_bert, count=300)
     among, longer = addresses(2), ("train.epochs=25", "train.learning_rate=1e-3")
     chief, follower = (start(job, among, index, *longer) for index in (0, 1))
-    deadline = time.monotonic() + 300
-    while not list(tmp_path.glob("runs/small/training/*/state.json")):
-        assert chief.poll() is None and time.monotonic() < deadline, chief.communicate()[0]
-        time.sleep(0.05)
+    until(lambda: reached(tmp_path) >= 1, chief)
     os.killpg(follower.pid, signal.SIGKILL)
     follower.communicate()
     again = start(job, among, 1, *longer)
     printed, _ = ended(chief), ended(again)
-    assert "attempt 2 of 5" in printed
+    assert "a worker was lost; attempt 2" in printed
     assert "resumed after epoch" in printed
     (epochs,) = histories(tmp_path)
     assert len(epochs) == 25
+
+
+def test_a_chief_lost_while_it_exports_finds_the_others_there(
+    tmp_path: Path, small_bert: Path, make_job: Callable[..., Any]
+) -> None:
+    job = make_job(tmp_path, small_bert, count=300)
+    among = addresses(2)
+    chief, follower = (start(job, among, index) for index in (0, 1))
+    until(lambda: reached(tmp_path) == 4, chief)  # all of the epochs
+    os.killpg(chief.pid, signal.SIGKILL)
+    chief.communicate()
+    again = start(job, among, 0)
+    printed = ended(again)
+    assert "resumed after epoch 4" in printed
+    assert "pushed" in printed
+    assert "epoch 4 of 4" in ended(follower)
+
+    # Nothing has to be trained now: who waits must not wait for ever.
+    follower = start(job, among, 1, "evaluate.at_least={accuracy: 0.5}")
+    until(lambda: len(list(tmp_path.glob("runs/small/logs/*-worker-1.log"))) == 2, follower)
+    time.sleep(1)
+    ended(start(job, among, 0, "evaluate.at_least={accuracy: 0.5}"))
+    assert "epoch" not in ended(follower)
 
 
 @pytest.mark.parametrize("value", ["", "{}", '{"cluster": {"worker": ["a:1"]}, "task": {}}'])

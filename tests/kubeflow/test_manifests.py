@@ -245,7 +245,7 @@ def test_replicas_canary_and_namespace_go_where_they_belong() -> None:
 
 def test_workers_train_together_if_the_job_says_so() -> None:
     many = config(push={"to": VOLUME}, train={"distribute": "multi_worker"})
-    for workers, replicas in ((None, 2), (5, 5), (1, 1)):
+    for workers, replicas in ((None, 2), (5, 5)):
         job = one(render(many, workers=workers), "TFJob")["spec"]
         assert job["tfReplicaSpecs"]["Worker"]["replicas"] == replicas
         assert job["runPolicy"]["cleanPodPolicy"] == "Running"

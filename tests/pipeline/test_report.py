@@ -98,7 +98,7 @@ def test_a_thousand_labels_and_ten_thousand_slices_stay_readable(tmp_path: Path)
     assert "9,960 more rows are not shown" in words
     assert "Confused most" in words
     first = words.index("Slices, the worst first")
-    assert f"{HOSTILE}=0" in words[first : first + 400].replace("\x1b", "\x1b")
+    assert f"{HOSTILE}=0" in words[first : first + 400]
 
 
 def test_what_is_gone_is_said_in_its_place(tmp_path: Path) -> None:
@@ -113,10 +113,31 @@ def test_what_is_gone_is_said_in_its_place(tmp_path: Path) -> None:
 
 def test_a_run_that_failed_says_where_and_why(tmp_path: Path) -> None:
     given = context(tmp_path, ["a", "b"])
-    given.failure = "Trainer: the loss is no longer a number."
+    given.result.failure = "Trainer: the loss is no longer a number."
     given.nodes["Trainer"].state = "failed"
     page = Page(report.render(given))
     assert "The run did not end. Trainer: the loss is no longer a number." in page.words
+
+
+def test_a_label_that_no_row_has_is_no_bad_curve(tmp_path: Path) -> None:
+    given = context(tmp_path, ["a", "b", "c"])
+    file = tmp_path / "Evaluator" / "evaluation" / "closer.json"
+    facts = json.loads(file.read_text())
+    facts["scores"]["b"]["with"] = [0] * 200
+    file.write_text(json.dumps(facts))
+    words = Page(report.render(given)).words
+    assert "ROC; the area below it: a 0.500, c 0.500." in words
+
+
+def test_the_accuracy_of_many_labels_is_no_share_of_rows(tmp_path: Path) -> None:
+    given = context(tmp_path, ["a", "b"])
+    assert "95 % of samples" in Page(report.render(given)).words
+    file = tmp_path / "Evaluator" / "evaluation" / "metrics.json"
+    facts = json.loads(file.read_text())
+    facts["candidate"]["confusion"] = {}
+    file.write_text(json.dumps(facts))
+    words = Page(report.render(given)).words
+    assert "95 % of samples" not in words and "Slices" in words
 
 
 def test_no_run_no_page(tmp_path: Path) -> None:
