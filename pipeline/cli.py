@@ -94,7 +94,7 @@ def run(
 def report(
     config: ConfigPath,
     run_id: Annotated[
-        str | None, typer.Argument(metavar="[RUN]", help="A run's id; the last one if left out.")
+        str | None, typer.Argument(metavar="[RUN]", help="Its id or a version; else the last.")
     ] = None,
     compare: Annotated[
         str | None, typer.Option(metavar="RUN", help="Set it beside this earlier run.")

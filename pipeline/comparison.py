@@ -19,7 +19,7 @@ def write(home: Path, first: str, second: str | None) -> Path:
 
     Args:
         home: the pipeline's folder.
-        first: a run's id, A.
+        first: a run's id, or as of `report.write`: A.
         second: another's, B; the last one if None.
 
     Returns:

@@ -55,7 +55,8 @@ def write(home: Path, run: str | None = None) -> Path:
 
     Args:
         home: the pipeline's folder.
-        run: the run's id; the last one if None.
+        run: the run's id, or the beginning of it, or the version that it pushed; the last run if
+            None.
 
     Returns:
         The page, `home/reports/RUN.html`.
@@ -72,16 +73,27 @@ def context(home: Path, run: str | None) -> Context:
     if not database(home).exists():
         raise ConfigError(f"{home}: no run of this pipeline yet. Run `espalier run` first.")
     store = Store(home)
-    runs = store.runs()
-    if not runs or (run is not None and run not in runs):
-        shown = ", ".join(runs[-5:]) or "none"
-        raise ConfigError(f"{home}: no run {run}. The last ones are: {shown}.")
-    run = run or runs[-1]
+    run = _find(home, store.runs(), run)
     nodes = {node.name: node for node in store.nodes(run)}
     result = results.of_run(home / "results", run)
     if result is None:
         result = RunResult(name=home.name, run=run, status="partial")
     return Context(home, run, result, nodes)
+
+
+def _find(home: Path, runs: list[str], asked: str | None) -> str:
+    """The run that somebody means by its id, the beginning of it, or the version it pushed."""
+    if runs and asked is None:
+        return runs[-1]
+    found = [run for run in runs if asked and run.startswith(asked.replace(" ", "T"))]
+    if not found:
+        kept = results.all_results(home / "results")
+        found = [r.run for r in kept if r.pushed and Path(r.pushed).name == asked][:1]
+    if len(found) != 1:
+        many = "several runs begin with" if found else "no run"
+        shown = ", ".join((found or runs)[-5:]) or "none"
+        raise ConfigError(f"{home}: {many} {asked}. The last ones are: {shown}.")
+    return found[0]
 
 
 def render(context: Context) -> str:

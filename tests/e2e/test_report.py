@@ -57,6 +57,8 @@ def test_the_page_is_drawn_anew(job: Any, first_run: RunResult) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(page)
     assert page.read_text(encoding="utf-8") == before
+    version = Path(str(first_run.pushed)).name
+    assert job.cli("report", str(job.yaml), version).stdout.strip() == str(page)
     gone = job.cli("report", str(job.yaml), "yesterday")
     assert gone.returncode == 2
     assert "no run yesterday. The last ones are:" in gone.stderr
