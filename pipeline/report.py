@@ -244,7 +244,7 @@ def _described(values: Any) -> tuple[str, ...]:
         often = ", ".join(f"{v.value[:40]} ({v.frequency:,.0f})" for v in tops)
         return (f"{values.unique:,}", f"{values.avg_length:.1f} characters", "", "", often)
     if hasattr(values, "avg_num_bytes"):
-        return (f"{values.unique:,}", f"{values.avg_num_bytes:,.0f} bytes", "", "", "")
+        return ("", f"{values.avg_num_bytes:,.0f} bytes", "", "", "")
     return ("", "", "", "", "")
 
 
