@@ -10,6 +10,7 @@ from . import page, report
 from .drawing import plot
 from .page import Block
 from .report import Context
+from .results import file_stem
 
 _NAMES = ("A", "B")
 
@@ -36,7 +37,7 @@ def write(home: Path, first: str, second: str | None) -> Path:
         " ".join(f"{n}: {report.verdict(c)[1]}" for n, c in zip(_NAMES, runs, strict=True)),
         [page.section(title, partial(draw, runs)) for title, draw in _SECTIONS],
     )
-    name = "..".join(context.run.replace(":", "-") for context in runs)
+    name = "..".join(file_stem(context.run) for context in runs)
     return page.save(html, home / "reports" / f"{name}.html")
 
 

@@ -23,7 +23,7 @@ from ..serving.tensors import to_numpy
 from ..trainer.preprocess import LABEL
 from .config import Config
 from .sources import find_files
-from .store import Store, database
+from .store import Store, opened
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -135,8 +135,7 @@ def compare(config: Config, log: str, threshold: float = 0.1) -> Drift:
         ConfigError: no run has left training rows.
         DataError: there is no log, it is empty or damaged, or another model's.
     """
-    if not database(config.home).exists():
-        raise ConfigError(f"{config.home}: no run of {config.name} yet. Run `espalier run` first.")
+    store = opened(config.home, config.name)
     seen = _Seen(config)
     files = find_files(log, (".tfrecord", ".tfrecord.gz"))
     most, make = _MOST[config.data.kind], _described(config.data.kind)
@@ -145,7 +144,7 @@ def compare(config: Config, log: str, threshold: float = 0.1) -> Drift:
         raise DataError(
             f"{log}: no request was logged. Expected PredictionLogs; see docs/drift.md."
         )
-    run, version, examples = _source(config, Store(config.home), seen.versions)
+    run, version, examples = _source(config, store, seen.versions)
     records = _records(sorted(examples.glob("Split-train/*")))
     trained, training_rows = _sample(
         (record for _, _, record in records), most, lambda record: make(_row(record, config))

@@ -52,16 +52,17 @@ def folded(words: str, body: str, *, opened: bool = False) -> Block:
 
 
 def table(
-    title: str, head: Sequence[str], rows: Sequence[Sequence[Any]], numbers: int = 1
+    title: str, head: Sequence[str], rows: Sequence[Sequence[Any]], numbers: int | range = 1
 ) -> Block:
-    """A table whose columns from `numbers` on are numbers; only its first rows are shown.
+    """A table whose columns from `numbers` on, or in that range, are numbers; only its first rows
+    are shown.
 
     A cell is a text, a `bar`, an `image`, or {"text": ..., "shade": per cent of colour}.
     """
     note = f"{len(rows) - _MOST:,} more rows are not shown." if len(rows) > _MOST else ""
     return {
         "kind": "table", "text": title, "head": list(head), "rows": rows[:_MOST], "note": note,
-        "numbers": range(numbers, len(head)),
+        "numbers": range(numbers, len(head)) if isinstance(numbers, int) else numbers,
     }  # fmt: skip
 
 

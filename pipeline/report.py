@@ -21,7 +21,7 @@ from . import curves, page, results
 from .drawing import Span, flow, plot, timeline
 from .page import Block
 from .results import RunResult
-from .store import Node, Store, database
+from .store import Node, database, opened
 
 _PACKAGES = ("espalier", "tensorflow", "tf-keras", "keras-nlp", "tfx", "apache-beam",
              "tensorflow-model-optimization")  # fmt: skip
@@ -65,14 +65,12 @@ def write(home: Path, run: str | None = None) -> Path:
         ConfigError: there is no such run, or the page cannot be written.
     """
     found = context(home, run)
-    return page.save(render(found), home / "reports" / f"{found.run.replace(':', '-')}.html")
+    return page.save(render(found), home / "reports" / f"{results.file_stem(found.run)}.html")
 
 
 def context(home: Path, run: str | None) -> Context:
     """What a run's report is drawn from; arguments and errors as of `write`."""
-    if not database(home).exists():
-        raise ConfigError(f"{home}: no run of this pipeline yet. Run `espalier run` first.")
-    store = Store(home)
+    store = opened(home, "this pipeline")
     run = _find(home, store.runs(), run)
     nodes = {node.name: node for node in store.nodes(run)}
     result = results.of_run(home / "results", run)
@@ -144,8 +142,7 @@ def _what_ran(context: Context) -> list[Block]:
         (n.name, n.state, f"{n.seconds:.1f}", results.produced(n).replace(inside, ""))
         for n in nodes
     ]
-    table = page.table("", ("component", "state", "seconds", "made"), rows, 4)
-    table["numbers"] = range(2, 3)
+    table = page.table("", ("component", "state", "seconds", "made"), rows, range(2, 3))
     made_with = ", ".join(" ".join(item) for item in context.result.versions.items())
     return [
         page.picture(timeline("When each component ran", spans)),
@@ -230,9 +227,7 @@ def _features(split: str, statistics: Any) -> Block:
         share = f"{missing / max(1, statistics.num_examples):.1%}"
         rows.append((name, share, *_described(values)))
     head = ("feature", "missing", "different", "mean", "least", "most", "most frequent")
-    table = page.table(f"Features of {split}", head, rows)
-    table["numbers"] = range(1, 6)
-    return table
+    return page.table(f"Features of {split}", head, rows, range(1, 6))
 
 
 def _described(values: Any) -> tuple[str, ...]:
@@ -362,7 +357,7 @@ def _confusion(matrix: Mapping[str, Mapping[str, int]]) -> Block:
                  for s in labels]  # fmt: skip
         rows.append((actual, *cells))
     head = ["is, by row; was said, by column", *labels]
-    return {**page.table("Confusion", head, rows), "numbers": range(1, len(head))}
+    return page.table("Confusion", head, rows)
 
 
 def _curves(scores: Mapping[str, Mapping[str, list[int]]]) -> list[Block]:

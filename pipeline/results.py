@@ -120,8 +120,13 @@ def all_results(folder: Path) -> list[RunResult]:
     return [result for file in files if (result := _read(file))]
 
 
+def file_stem(run: str) -> str:
+    """A run's id as the name of a file."""
+    return run.replace(":", "-")
+
+
 def _file_name(run: str) -> str:
-    return f"{run.replace(':', '-')}.json"
+    return f"{file_stem(run)}.json"
 
 
 def _read(file: Path) -> RunResult | None:

@@ -127,14 +127,14 @@ def _recorded(result: RunResult, config: Config, options: dict[str, Any]) -> Run
     return result
 
 
-def _record_failure(config: Config, options: dict[str, Any], before: str, reason: str) -> str:
+def _record_failure(config: Config, options: dict[str, Any], before: str, why: str) -> str:
     """The page of a run that failed, if it had begun a component; `before` is the run before it."""
     try:
         store = Store(config.home)
         run = store.runs()[-1]
         if run == before:
             return ""
-        result = results.failed(config.name, store, run, reason)
+        result = results.failed(config.name, store, run, why)
         return _recorded(result, config, options).report
     except Exception:
         logging.getLogger(__name__).exception("the failure could not be recorded")
@@ -271,8 +271,8 @@ def _run_pipeline(
             explained = explain(error, reporter.current, log)
             if config.data.kind == "image" and "InvalidArgument" in traceback.format_exc():
                 explained = _undecodable(config.home) or explained
-            reason = str(explained) or "It was stopped."
-            if page := _record_failure(config, options, before, reason):
+            why = str(explained) or "It was stopped."
+            if page := _record_failure(config, options, before, why):
                 console.print(f"report: {page}", style="dim", highlight=False, soft_wrap=True)
             raise explained from error
     store = Store(config.home)

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..errors import ConfigError
+
 _DONE = {3: "done", 4: "failed", 5: "cached", 6: "cancelled", 2: "running", 1: "new"}
 
 
@@ -38,6 +40,17 @@ class Node:
 def database(home: Path) -> Path:
     """The SQLite file of a pipeline's metadata."""
     return home / "metadata.sqlite"
+
+
+def opened(home: Path, name: str) -> "Store":
+    """The metadata of a pipeline that has run; `name` is what the message calls it.
+
+    Raises:
+        ConfigError: there is no run yet.
+    """
+    if not database(home).exists():
+        raise ConfigError(f"{home}: no run of {name} yet. Run `espalier run` first.")
+    return Store(home)
 
 
 class Store:

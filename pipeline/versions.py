@@ -18,7 +18,7 @@ from ..components.pusher import publish
 from ..errors import ConfigError
 from ..serving.predictor import find_newest, is_version
 from .config import Config
-from .store import Node, Store, database
+from .store import Node, Store, database, opened
 
 # What a rollback notes beside the Pusher's own marks: the version copied, and the time.
 COPY_OF, COPIED = "copy_of", "copied"
@@ -71,9 +71,7 @@ def read(config: Config) -> History:
     Raises:
         ConfigError: there is no run yet.
     """
-    if not database(config.home).exists():
-        raise ConfigError(f"{config.home}: no run of {config.name} yet. Run `espalier run` first.")
-    store = Store(config.home)
+    store = opened(config.home, config.name)
     runs = {run: {node.name: node for node in store.nodes(run)} for run in store.runs()}
     versions: dict[str, Pushed] = {}
     for run, nodes in runs.items():
