@@ -1,7 +1,7 @@
 """What report.html can show, and how it becomes a file."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ def table(
     """A table whose columns from `numbers` on, or in that range, are numbers; only its first rows
     are shown.
 
-    A cell is a text, a `bar`, an `image`, or {"text": ..., "shade": per cent of colour}.
+    A cell is a text, a `bar`, an `image`, a `why`, or {"text": ..., "shade": per cent of colour}.
     """
     note = f"{len(rows) - _MOST:,} more rows are not shown." if len(rows) > _MOST else ""
     return {
@@ -74,6 +74,22 @@ def bar(words: str, share: float) -> dict[str, Any]:
 def image(png: str, words: str) -> dict[str, Any]:
     """A cell with a picture, PNG in base64, and words below it."""
     return {"image": png, "text": words}
+
+
+def why(told: Mapping[str, Any]) -> Block:
+    """An explanation, as `trainer.explain.facts` tells it: coloured words, or a drawn picture."""
+    if "image" in told:
+        return {"kind": "why", "image": told["image"], "words": []}
+    shaded = zip(told["words"], shades(part for _, part in told["words"]), strict=True)
+    words = [(word, f"{part:+.3f}", round(100 * shade)) for (word, part), shade in shaded]
+    return {"kind": "why", "image": "", "words": words}
+
+
+def shades(parts: Iterable[float]) -> list[float]:
+    """Parts from -1, most against, to 1, most for."""
+    values = list(parts)
+    largest = max(map(abs, values), default=0.0) or 1.0
+    return [value / largest for value in values]
 
 
 def number(value: float | None) -> str:

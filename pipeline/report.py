@@ -430,7 +430,23 @@ def _mistakes(context: Context) -> list[Block]:
         for m in facts["mistakes"]
     ]  # fmt: skip
     table = page.table("", ("row", "is", "was said", "with the score"), rows, 3)
-    return [page.text("The rows of which the model was surest, and wrong."), table]
+    return [page.text("The rows of which the model was surest, and wrong."), table, *_why(context)]
+
+
+def _why(context: Context) -> list[Block]:
+    """What made the model say what it said of the worst ones."""
+    facts = context.read("Evaluator", "evaluation", "why.json")
+    if not facts:
+        return []
+    if facts["problem"]:
+        return [page.problem(f"Why it said so could not be found out: {facts['problem']}")]
+    rows = [
+        (page.why(one), one["label"], f"{one['score']:.3f}", f"{one['baseline']:.3f}")
+        for one in facts["explanations"]
+    ]
+    head = ("blue speaks for what was said, orange against it", "was said", "score", "of nothing")
+    note = "By integrated gradients; `espalier explain` does the same for any row."
+    return [page.table("Why it said so", head, rows, 2), page.text(note)]
 
 
 def _serving(context: Context) -> list[Block]:

@@ -3,9 +3,9 @@
 Signatures: `serving_default` (raw texts or encoded pictures) and `serve_examples` (serialized
 tf.Examples, for TFMA) give `scores` float32 [B, C] and `label` string [B]: the likeliest, or,
 where labels do not exclude each other, all with a score of 0.5 or more, with | between them.
-`transform_features` gives the transformed features and `label` int64 [B] (or sparse);
-`transform_label` gives `espalier_label` alone, so that TFMA does not decode pictures again: int64
-[B], or float32 [B, C] of 0 and 1.
+`transform_features` gives the transformed features, of rows that need no label. `transform_label`
+gives `espalier_label` alone, so that TFMA does not decode pictures again: int64 [B], or float32
+[B, C] of 0 and 1.
 """
 
 import json
@@ -180,8 +180,7 @@ class _Signatures:
         return self._predict(self._parse(examples, self._columns.inputs.values()))
 
     def _transform_all(self, examples: "tf.Tensor") -> Any:
-        names = [*self._columns.inputs.values(), self._columns.label]
-        return self._transform(self._parse(examples, names))
+        return self._transform(self._parse(examples, self._columns.inputs.values()))
 
     def _transform_label(self, examples: "tf.Tensor") -> Any:
         # Not through the transform graph: its look at a picture's size runs even if unused.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
     import tf_keras as keras
 
-    from .serving_graph import Graph, Ops
+    from .serving_graph import Features, Graph, Ops
 
 FEATURE = "image"
 SERVED = ("any", "bf16")
@@ -416,3 +416,15 @@ def hints(layers: int) -> dict[str, list[str]]:
     """Return the layers whose outputs a student's should be like: the pooled features [B, F]
     (Romero et al., https://arxiv.org/abs/1412.6550, call them hints)."""
     return {"hidden": ["pooling"]}
+
+
+# --- for explanations ---------------------------------------------------------------------------
+
+EXPLAINED = FEATURE  # the input itself
+
+
+def baseline(features: "Features") -> "Features":
+    """Return a picture that shows nothing: a black one, as in the paper on integrated gradients."""
+    import tensorflow as tf
+
+    return {name: tf.zeros_like(values) for name, values in features.items()}

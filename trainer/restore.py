@@ -1,16 +1,14 @@
 """From a pushed version back to the Keras model that was exported."""
 
-import os
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
 from . import families
-from .export import COMPRESSION, TRANSFORM, describe
+from .export import COMPRESSION, describe
 
 if TYPE_CHECKING:
-    import tensorflow_transform as tft
     import tf_keras as keras
 
 
@@ -22,7 +20,7 @@ class Restored:
         facts: the version's description.
         family, settings, learned: see the family's module.
         model: `family.unroll`'s, float32, with the version's weights.
-        transform: its preprocessing.
+        loaded: the SavedModel, for its signatures.
     """
 
     facts: dict[str, Any]
@@ -30,14 +28,14 @@ class Restored:
     settings: Any
     learned: Any
     model: "keras.Model"
-    transform: "tft.TFTransformOutput"
+    loaded: Any
 
 
-def trained_facts(version: str) -> dict[str, Any]:
-    """The description of a version that no compression has changed.
+def described(version: str) -> dict[str, Any]:
+    """The description of a version.
 
     Raises:
-        ConfigError: it is not a version of ours, or one that was compressed.
+        ConfigError: it is not a version of ours, or one of an older Espalier.
     """
     try:
         facts = describe(version)
@@ -46,35 +44,67 @@ def trained_facts(version: str) -> dict[str, Any]:
             f"{version}: no version of a model that Espalier pushed (its assets.extra/"
             f"espalier.json cannot be read)."
         ) from None
-    if COMPRESSION in facts or "graph" not in facts:
+    if "graph" not in facts:
         raise ConfigError(
-            f"{version}: this version was compressed already, or exported by an older Espalier. "
-            f"Begin with the trained one: run without `compress:`, or take the Trainer's "
-            f"artifact."
+            f"{version}: this version was exported by an older Espalier. Run its configuration "
+            f"again."
         )
     return facts
 
 
-def restore(version: str, transform_graph: str | None = None) -> Restored:
-    """Rebuild the model of a version that no compression has changed.
-
-    Args:
-        version: the SavedModel's folder.
-        transform_graph: Transform's output; None takes the copy in the version.
+def trained_facts(version: str) -> dict[str, Any]:
+    """The description of a version that no compression has changed.
 
     Raises:
         ConfigError: it is not a version of ours, or one that was compressed.
     """
+    facts = described(version)
+    if COMPRESSION in facts:
+        raise ConfigError(
+            f"{version}: this version was compressed already. Begin with the trained one: run "
+            f"without `compress:`, or take the Trainer's artifact."
+        )
+    return facts
+
+
+def restore(version: str) -> Restored:
+    """Rebuild the model of a version, a compressed one too.
+
+    Args:
+        version: the SavedModel's folder.
+
+    Raises:
+        ConfigError: it is not a version of ours, or one of an older Espalier.
+    """
     import tensorflow as tf
     import tensorflow_text  # noqa: F401 - registers the tokenizer's ops
-    import tensorflow_transform as tft
 
-    facts = trained_facts(version)
+    facts = described(version)
+    changed = facts.get(COMPRESSION, {})
+    if changed and "formats" not in changed:
+        raise ConfigError(
+            f"{version}: this version was compressed by an older Espalier. Compress it again."
+        )
     family = families.load(facts["model"]["family"])
     settings = family.Settings(**facts["model"])
+    learned, classes = facts["learned"], len(facts["labels"])
     plain = tf.autograph.experimental.do_not_convert
-    model = plain(family.unroll)(settings, len(facts["labels"]), facts["learned"])
-    *_, weights = tf.saved_model.load(version).stored  # in the model's own order
-    model.set_weights([variable.numpy() for variable in weights])
-    transform = tft.TFTransformOutput(transform_graph or os.path.join(version, TRANSFORM))
-    return Restored(facts, family, settings, facts["learned"], model, transform)
+    model = plain(family.unroll)(settings, classes, learned, changed.get("layers"))
+    loaded = tf.saved_model.load(version)
+    _assign(model, loaded.stored, changed.get("formats", {}))
+    return Restored(facts, family, settings, learned, model, loaded)
+
+
+def _assign(model: "keras.Model", stored: Any, formats: dict[str, str]) -> None:
+    """Give the model what `serving_graph.Weights.tracked` stored, in the model's own order."""
+    from .compression.job import kernels
+    from .compression.pack import unpack
+
+    *_, packed, plain = stored
+    found = kernels(model)
+    small = [found[name] for name in formats]
+    for weight, variables in zip(small, packed, strict=True):
+        weight.assign(unpack(variables))
+    rest = [weight for weight in model.weights if not any(weight is one for one in small)]
+    for weight, variable in zip(rest, plain, strict=True):
+        weight.assign(variable)

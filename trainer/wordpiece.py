@@ -149,11 +149,16 @@ def write_vocabulary(tokens: Iterable[str], folder: str, prefix: str = _PREFIX) 
 
 def vocabulary_size(transform_folder: str) -> int:
     """Return the size of the vocabulary in a transform graph's saved model (its folder)."""
+    return len(read_vocabulary(transform_folder))
+
+
+def read_vocabulary(saved_model: str) -> list[str]:
+    """Return the tokens, in the order of their ids, out of a SavedModel's assets (its folder)."""
     import tensorflow as tf
 
-    (file,) = tf.io.gfile.glob(f"{transform_folder}/assets/{_PREFIX}*.txt")
+    (file,) = tf.io.gfile.glob(f"{saved_model}/assets/{_PREFIX}*.txt")
     with tf.io.gfile.GFile(file, "rb") as stream:
-        return int(stream.read().count(b"\n"))
+        return str(stream.read().decode()).removesuffix("\n").split("\n")
 
 
 def tokenize_and_pack(

@@ -24,7 +24,7 @@ from tfx.utils import io_utils
 from ...trainer.export import describe
 from ..image_example_gen.ingest import PATH
 
-FILE = "closer.json"
+FILE, EXAMPLES = "closer.json", "mistakes.tfrecord"
 BINS = 200  # of scores, from 0 to 1
 MISTAKES = 20
 THUMBNAIL = 96  # pixels
@@ -61,7 +61,7 @@ def extractor(eval_shared_model: Any) -> list[Any]:
 
 
 class _Look(beam.PTransform):
-    """Passes extracts on as they are, and writes closer.json."""
+    """Passes extracts on as they are, and writes closer.json and the mistakes' tf.Examples."""
 
     def __init__(
         self, model: str, labels: list[str], columns: list[str], images: bool, folder: str
@@ -150,6 +150,9 @@ def _write(seen: Seen, labels: list[str], columns: list[str], images: bool, fold
             for label, counts in zip(labels, seen.scores, strict=False)
         },
     }
+    with tf.io.TFRecordWriter(os.path.join(folder, EXAMPLES)) as examples:
+        for _, example, *_ in sorted(seen.mistakes, reverse=True):
+            examples.write(example)
     io_utils.write_string_file(os.path.join(folder, FILE), json.dumps(facts))
 
 

@@ -17,7 +17,7 @@ from tfx.utils import io_utils, path_utils
 from ... import cpu
 from ...trainer.export import describe
 from ..latest_pushed.executor import FOUND
-from . import closer, extractors, metrics
+from . import closer, extractors, metrics, why
 from .metrics import Measured
 
 METRICS_FILE = "metrics.json"
@@ -36,7 +36,8 @@ class Executor(stock.Executor):
         output_dict: dict[str, list[Any]],
         exec_properties: dict[str, Any],
     ) -> None:
-        """See TFX's Evaluator; adds metrics.json and closer.json, and a verdict to the blessing."""
+        """See TFX's Evaluator; adds metrics.json, closer.json and why.json, and a verdict to the
+        blessing."""
         settings = json.loads(exec_properties["settings"])
         model = describe(_model_path(input_dict[_MODEL]))
         input_dict = _without_empty_baseline(input_dict)
@@ -53,6 +54,7 @@ class Executor(stock.Executor):
         looking = {standard_component_specs.MODULE_PATH_KEY: extractors.__name__}
         super().Do(inputs, output_dict, {**exec_properties, key: config_json, **looking})
         _let_go_of_the_models()
+        why.write(evaluation, _model_path(input_dict[_MODEL]))
 
         blessing = artifact_utils.get_single_instance(
             output_dict[standard_component_specs.BLESSING_KEY]

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from espalier import Config, ConfigError, RunResult, run
+from espalier import Config, ConfigError, Predictor, RunResult, run
+from espalier.pipeline.explain import explain
 from espalier.trainer import families
+from espalier.trainer.explain import TOLERANCE
 from espalier.trainer.export import describe
 from espalier.trainer.input import model_inputs
 
@@ -142,10 +144,20 @@ def test_a_clean_process_answers_as_the_weights_in_the_file_say(
         ).SerializeToString()
         for text in TEXTS
     ]
-    features = dict(loaded.signatures["transform_features"](examples=tf.constant(rows)))
-    features.pop("label")
+    features = loaded.signatures["transform_features"](examples=tf.constant(rows))
     scores = tf.nn.softmax(model(model_inputs(features, {}), training=False)).numpy()
     np.testing.assert_allclose(json.loads(done.stdout), scores, atol=1e-5)
+
+
+def test_what_was_made_small_is_restored_and_explained(version: Path) -> None:
+    facts = describe(str(version))["compression"]
+    assert set(facts["formats"].values()) == {"int8"} and facts["layers"] == 1
+    for text in TEXTS:
+        found = explain(version, texts=[text]).found
+        (served,) = Predictor(version).predict([text])
+        assert found.label == served.label
+        assert found.score == pytest.approx(served.score, abs=1e-4)
+        assert found.gap <= TOLERANCE
 
 
 def test_an_unchanged_rerun_is_cached(result: RunResult, config: Config) -> None:

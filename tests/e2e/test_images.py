@@ -14,6 +14,8 @@ from PIL import Image
 from sklearn import metrics as sklearn_metrics
 
 from espalier import Config, ConfigError, DataError, Predictor, RunResult, run
+from espalier.pipeline.explain import explain
+from espalier.trainer.explain import TOLERANCE
 
 SIDE = 20
 CLASSES = {"bars": 0, "checks": 1, "dots": 2}
@@ -117,6 +119,16 @@ def test_folders_end_in_a_pushed_model(textures: RunResult) -> None:
     assert textures.skipped == 1
     assert textures.metrics["overall"]["rows"] == textures.rows["test"]
     assert {prediction["label"] for prediction in textures.predictions} <= set(CLASSES)
+
+
+def test_pixels_add_up_to_the_score(folder: Path, textures: RunResult) -> None:
+    picture = folder / "data" / "dots" / "002.jpg"
+    found = explain(str(textures.pushed), image=picture).found
+    (served,) = Predictor(str(textures.pushed)).predict([picture])
+    assert found.label == served.label
+    assert found.score == pytest.approx(served.score, abs=0.02)  # served in bfloat16, maybe
+    assert found.parts.shape == (16, 16) and found.gap <= TOLERANCE
+    assert found.pixels is not None and found.pixels.shape == (16, 16, 3)
 
 
 def test_a_recipe_makes_resnet_small(textures: RunResult) -> None:

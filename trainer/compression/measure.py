@@ -281,6 +281,5 @@ def _transformed(
 
     loaded = tf.saved_model.load(str(version))
     for batch in batched(rows):
-        features = dict(loaded.signatures["transform_features"](examples=tf.constant(batch)))
-        features = {k: v for k, v in features.items() if not k.startswith("label")}
+        features = loaded.signatures["transform_features"](examples=tf.constant(batch))
         yield {k: v.numpy() for k, v in model_inputs(features, served.columns.pixel_shapes).items()}

@@ -8,7 +8,7 @@ stock ones.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import tensorflow as tf
 
 FORMATS = ("int8", "float16", "bfloat16")
 _LARGEST = 127  # symmetric: -128 is not used, and 0 stays 0
-_LOWEST, _PLACES = -128, 256  # of a table
+_LOWEST, _PLACES, _TABLE = -128, 256, "table"
 
 
 class Stored:
@@ -28,20 +28,11 @@ class Stored:
     """
 
     def __init__(self, values: np.ndarray, kind: str) -> None:
-        self._stored, self._scale, self._table = _parts(values, kind)
-
-    @property
-    def variables(self) -> list[tf.Variable]:
-        """What lies in the file."""
-        return [v for v in (self._stored, self._scale, self._table) if v is not None]
+        self.variables = _parts(values, kind)  # what lies in the file
 
     def value(self) -> tf.Tensor:
         """The weight, float32, unpacked where it is asked for."""
-        if self._table is not None:
-            values = tf.gather(self._table, tf.cast(self._stored, tf.int32) - _LOWEST)
-        else:
-            values = tf.cast(self._stored, tf.float32)
-        return values if self._scale is None else values * self._scale
+        return unpack(self.variables)
 
 
 class Loaded(tf.saved_model.experimental.TrackableResource):
@@ -75,19 +66,29 @@ class Loaded(tf.saved_model.experimental.TrackableResource):
         return tf.ensure_shape(value, self._shape)
 
 
-def _parts(values: np.ndarray, kind: str) -> list[Any]:
-    """(stored, scale or None, table or None) as variables."""
+def unpack(variables: Sequence[tf.Variable]) -> tf.Tensor:
+    """The weight, float32, that lies in a `Stored`'s variables."""
+    stored, *others = variables
+    if not others:
+        return tf.cast(stored, tf.float32)
+    if others[0].name.startswith(_TABLE):
+        return tf.gather(others[0], tf.cast(stored, tf.int32) - _LOWEST)
+    return tf.cast(stored, tf.float32) * others[0]
+
+
+def _parts(values: np.ndarray, kind: str) -> list[tf.Variable]:
+    """What is stored; and its scale, or the table that it holds places of."""
 
     def variable(array: Any, name: str) -> tf.Variable:
         return tf.Variable(array, trainable=False, name=name)
 
     if kind != "int8":
-        return [variable(tf.cast(values, kind), kind), None, None]
+        return [variable(tf.cast(values, kind), kind)]
     if (table := _table(values)) is not None:
         places = np.searchsorted(table, values) + _LOWEST
-        return [variable(places.astype(np.int8), kind), None, variable(table, "table")]
+        return [variable(places.astype(np.int8), kind), variable(table, _TABLE)]
     stored, scale = quantized(values)
-    return [variable(stored, kind), variable(scale, "scale"), None]
+    return [variable(stored, kind), variable(scale, "scale")]
 
 
 def has_few_values(values: np.ndarray) -> bool:

@@ -4,9 +4,10 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ... import cpu
-from ..export import COMPRESSION, Columns, export
+from ..export import COMPRESSION, TRANSFORM, Columns, export
 from ..input import Source, label_counts
 from ..proof import served
 from ..restore import Restored, restore
@@ -15,6 +16,9 @@ from ..settings import Train
 from .job import Candidate, Job
 from .recipe import Export
 from .tflite import TFLITE
+
+if TYPE_CHECKING:
+    import tensorflow_transform as tft
 
 
 @dataclass(frozen=True)
@@ -42,11 +46,15 @@ def prepare(given: Surroundings) -> tuple[Job, Candidate, Export]:
 
     Raises ConfigError if the version cannot be rebuilt, or this machine cannot compute its graph.
     """
-    restored = restore(str(given.version), given.transform_graph)
+    import tensorflow_transform as tft
+
+    restored = restore(str(given.version))
+    graph = given.transform_graph or str(given.version / TRANSFORM)
+    transform = tft.TFTransformOutput(graph)
     family, settings = restored.family, restored.settings
     # Before anything is trained: each candidate is exported as the trained model was.
     cpu.choose(restored.facts["graph"]["wanted"], getattr(family, "SERVED", ["any"]))
-    spec = restored.transform.transformed_feature_spec()
+    spec = transform.transformed_feature_spec()
     classes = len(restored.facts["labels"])
 
     def source(files: Sequence[str]) -> Source:
@@ -56,7 +64,7 @@ def prepare(given: Surroundings) -> tuple[Job, Candidate, Export]:
             classes,
             sequence=[name for name in family.SEQUENCE_FEATURES if name in spec],
             pixel_shapes=family.pixel_shapes(settings),
-            transform=restored.transform,
+            transform=transform,
         )
 
     train = source(given.train_files)
@@ -74,15 +82,17 @@ def prepare(given: Surroundings) -> tuple[Job, Candidate, Export]:
         given.folder,
         teacher=trained,
     )
-    return job, trained, _exporter(restored, job)
+    return job, trained, _exporter(restored, transform, job)
 
 
-def _exporter(restored: Restored, job: Job) -> Export:
+def _exporter(restored: Restored, transform: "tft.TFTransformOutput", job: Job) -> Export:
     def write(candidate: Candidate, folder: Path) -> None:
         unfinished = folder.with_name(f"{folder.name}.new")
         shutil.rmtree(unfinished, ignore_errors=True)
-        facts = {key: restored.facts[key] for key in ("model", "checkpoint")}
-        compression = {"after": candidate.name, "layers": candidate.layers}
+        facts = {key: restored.facts[key] for key in ("model", "checkpoint", "learned")}
+        compression = {
+            "after": candidate.name, "layers": candidate.layers, "formats": dict(candidate.formats)
+        }  # fmt: skip
         graph = served(
             restored.family,
             restored.settings,
@@ -95,7 +105,7 @@ def _exporter(restored: Restored, job: Job) -> Export:
         )
         export(
             graph,
-            restored.transform,
+            transform,
             restored.facts["labels"],
             Columns.described(restored.facts),
             str(unfinished),

@@ -7,7 +7,8 @@ folder, from a Keras preset, or are drawn anew.
 This module is the pattern for a family. It can be imported without TensorFlow and holds
 `FEATURE_KIND`, `SEQUENCE_FEATURES`, `AFTER_TRANSFORM`, `Settings`, `check`, `fingerprint`,
 `depth`, `pixel_shapes`, `preprocess`, `learned`, `build` and `freeze`; for exports `SERVED`,
-`unroll`, `adopt` and `serving_graph`; for the Compressor `SPARED`, `LAYER`, `blocks` and `hints`.
+`unroll`, `adopt` and `serving_graph`; for the Compressor `SPARED`, `LAYER`, `blocks` and `hints`;
+for explanations `EXPLAINED`, `baseline` and `pieces`.
 """
 
 import hashlib
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
     import tf_keras as keras
 
-    from ..serving_graph import Graph, Ops
+    from ..serving_graph import Features, Graph, Ops
 
 FEATURE_KIND = "text"
 SEQUENCE_FEATURES = ("token_ids", "segment_ids")
@@ -42,6 +43,7 @@ SERVED = ("any", "bf16", "int8")
 # What pruning and clustering leave alone: small, and costly to touch.
 SPARED = ("position_embedding", "segment_embedding", "logits")
 LAYER = re.compile(r"(transformer_layer_)(\d+)(_.*)")  # the middle counts the layers, from 0
+EXPLAINED = "token_embedding"
 
 # Layers and width of Google's published sizes, trained from scratch here: tiny to small from
 # Turc et al., https://arxiv.org/abs/1908.08962, base and large from Devlin et al. Heads are 64
@@ -340,6 +342,36 @@ def hints(layers: int) -> dict[str, list[str]]:
         "hidden": [f"transformer_layer_{i}_output_layer_norm" for i in range(layers)],
         "attention": [f"transformer_layer_{layers - 1}_attention"],
     }
+
+
+# --- for explanations ---------------------------------------------------------------------------
+
+
+def baseline(features: "Features") -> "Features":
+    """Return a text of as many tokens that says nothing: padding, between the tokens that mark its
+    ends, as Captum's tutorial on BERT has it (https://captum.ai/tutorials/Bert_SQUAD_Interpret)."""
+    import tensorflow as tf
+
+    ids = features["token_ids"]
+    return {**features, "token_ids": tf.where(_marks(ids), ids, 0)}
+
+
+def pieces(version: str, features: "Features") -> list[str]:
+    """Return the tokens of the first text, "" for those that mark its ends."""
+    known = wordpiece.read_vocabulary(version)
+    ids, marks = features["token_ids"][:1], _marks(features["token_ids"][:1])
+    return [
+        "" if mark or place == 0 else known[place]
+        for place, mark in zip(ids[0].numpy(), marks[0].numpy(), strict=True)
+    ]
+
+
+def _marks(ids: "tf.Tensor") -> "tf.Tensor":
+    """Where [CLS] and [SEP] stand: the first token, and all that are like the last one."""
+    import tensorflow as tf
+
+    last = tf.gather(ids, tf.math.count_nonzero(ids, axis=1, keepdims=True) - 1, batch_dims=1)
+    return tf.logical_or(ids == ids[:, :1], ids == last)
 
 
 def _plan(settings: Settings, progress: checkpoints.Progress | None = None) -> Plan:

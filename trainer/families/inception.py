@@ -14,6 +14,7 @@ AFTER_TRANSFORM, SERVED = images.AFTER_TRANSFORM, images.SERVED
 check, fingerprint, pixel_shapes = images.check, images.fingerprint, images.pixel_shapes
 preprocess, learned = images.preprocess, images.learned
 adopt, hints, serving_graph = images.adopt, images.hints, images.serving_graph
+EXPLAINED, baseline = images.EXPLAINED, images.baseline
 SPARED = ("conv2d", "logits")
 LAYER = None  # its blocks differ: no student has fewer of them
 _BLOCKS = 11

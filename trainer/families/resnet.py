@@ -23,6 +23,7 @@ AFTER_TRANSFORM, SERVED = images.AFTER_TRANSFORM, images.SERVED
 check, fingerprint, pixel_shapes = images.check, images.fingerprint, images.pixel_shapes
 preprocess, learned = images.preprocess, images.learned
 adopt, hints, serving_graph = images.adopt, images.hints, images.serving_graph
+EXPLAINED, baseline = images.EXPLAINED, images.baseline
 SPARED = ("stem_conv", "conv1_conv", "logits")
 LAYER = re.compile(r"(stage\d_block|conv\d_block)(\d+)(_.*)")
 

@@ -1,0 +1,69 @@
+"""The command that says why a model answers as it does: `explain`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from ..errors import ConfigError
+from ..terminal import console, errors
+
+commands = typer.Typer()
+
+
+@commands.command()
+@errors
+def explain(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="A model's folder of versions, or one version.")
+    ],
+    text: Annotated[str | None, typer.Option("--text", help="A text.")] = None,
+    pair: Annotated[str | None, typer.Option("--pair", help="The second text of a pair.")] = None,
+    image: Annotated[
+        Path | None, typer.Option("--image", metavar="FILE", help="A picture's file.")
+    ] = None,
+    row: Annotated[
+        int | None, typer.Option("--row", min=1, help="A row of the data; the first one is 1.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data", metavar="PATH", help="Where that row is; else what it was evaluated on."
+        ),
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option(help="Whose score is explained; else the likeliest.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="The page; of pictures explanation.html."
+        ),
+    ] = None,
+    open_: Annotated[bool, typer.Option("--open", help="Show the page in a browser.")] = False,
+) -> None:
+    """Show which words or pixels gave a model's answer, by integrated gradients.
+
+    Blue speaks for the label, orange against it. Exit codes: 0 explained, 2 something given
+    cannot be used.
+    """
+    from . import explain as work
+
+    if [text, image, row].count(None) != 2:
+        raise ConfigError("give one of --text, --image and --row.")
+    texts = [one for one in (text, pair) if one is not None]
+    explained = work.explain(model, texts=texts, image=image, row=row, data=data, label=label)
+    screen = console()
+    if explained.found.words:
+        for shown in (work.coloured(explained.found), "", work.table(explained.found), ""):
+            screen.print(shown)
+    Console().print(escape(explained.verdict), highlight=False, soft_wrap=True)
+    if output is None and (open_ or image or not explained.found.words):
+        output = Path("explanation.html")
+    if output is not None:
+        file = work.write(explained, output)
+        Console().print(f"page: {escape(str(file))}", highlight=False, soft_wrap=True)
+        if open_:
+            typer.launch(str(file))
