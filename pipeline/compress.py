@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,7 @@ from .transformed import Files, write_few, write_split
 
 if TYPE_CHECKING:
     from ..trainer.compression.job import Candidate, Job
-    from ..trainer.compression.recipe import Export
+    from ..trainer.compression.recipe import Export, Outcome
     from ..trainer.compression.search import Found
 
 WORK = Path("runs", "compress")
@@ -151,7 +152,7 @@ def compress(
         _write_report(work, outcome.report)
         if not outcome.kept:
             return Compressed(outcome.report, False, outcome.version, work)
-        version = _publish(outcome.version, base, trained.config, settings)
+        version = _publish(outcome, base, trained, settings)
         shutil.rmtree(work / "scratch")
     return Compressed(outcome.report, True, version, work)
 
@@ -165,13 +166,24 @@ def _check_base(trained: Trained, base: Path) -> None:
         )
 
 
-def _publish(version: Path, base: str, config: Config, recipe: Compress) -> Path:
-    from ..components.pusher import publish
+def _publish(outcome: "Outcome", base: str, trained: Trained, recipe: Compress) -> Path:
+    from ..components.pusher import card, publish
 
-    push = config.push.model_copy(update={"to": base})
-    config = config.model_copy(update={"compress": recipe, "push": push})
+    push = trained.config.push.model_copy(update={"to": base})
+    yaml = trained.config.model_copy(update={"compress": recipe, "push": push}).to_yaml()
+    facts = card.Facts(
+        config=yaml,
+        when=datetime.now().date().isoformat(),
+        model=describe(str(outcome.version)),
+        licence=card.licence_of(trained.version),
+        compression=outcome.report,
+    )
     pushed = publish.publish(
-        str(version), base, keep=push.keep, config=config.to_yaml(), now=int(time.time())
+        str(outcome.version),
+        base,
+        keep=push.keep,
+        now=int(time.time()),
+        added={publish.CONFIG: yaml, **card.files(facts)},
     )
     return Path(pushed.path)
 

@@ -223,6 +223,20 @@ class Push(Section):
     )
 
 
+class Card(Section):
+    """What the model card of each version says that only people know."""
+
+    intended_use: str | None = Field(None, description="What the model is for, and for whom.")
+    out_of_scope: str | None = Field(None, description="What it is not meant for.")
+    limits: str | None = Field(None, description="What it is known not to do well.")
+    ethics: str | None = Field(None, description="Whom it may harm, and what was done about it.")
+    licence: str | None = Field(
+        None,
+        description="Its licence (SPDX: Apache-2.0); null is what the checkpoint's folder says.",
+    )
+    contact: str | None = Field(None, description="Who answers questions about it.")
+
+
 # What each of Beam's runners cannot do without; the names are Beam's own flags.
 _BEAM_NEEDS: dict[str, tuple[str, ...]] = {
     "direct": (),
@@ -318,6 +332,7 @@ class Config(BaseModel):
     export: Export = Field(default_factory=Export)
     evaluate: Evaluate = Field(default_factory=Evaluate)
     push: Push
+    card: Card = Field(default_factory=Card)
     beam: Beam = Field(default_factory=Beam)
     cluster: Cluster = Field(default_factory=Cluster)
     runs: Place = Field(

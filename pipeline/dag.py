@@ -115,9 +115,13 @@ def create_pipeline(
         model_blessing=evaluator.outputs["blessing"],
         infra_blessing=check.outputs["blessing"],
         push_destination=pusher_pb2.PushDestination(filesystem=destination),
+        evaluation=evaluator.outputs["evaluation"],
+        data=gate.outputs["report"],
+        compression=report,
         custom_config={
             "keep": config.push.keep,
             "config": config.to_yaml(),
+            "licence": licence(config),
             # TFX must not take it from its cache; on Kubeflow the spec says so, and stays the same.
             **({"run": datetime.now().isoformat()} if resolver else {}),
         },
@@ -134,6 +138,12 @@ def create_pipeline(
             str(store.database(config.home))
         ),
     )
+
+
+def licence(config: Config) -> str:
+    """What the model card says of the licence; "" where nobody has said."""
+    found: str = families.load(config.model.family).licence(config.model)
+    return config.card.licence or found
 
 
 def _baseline(config: Config, resolver: bool) -> Any:

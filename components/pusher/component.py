@@ -1,21 +1,40 @@
-"""The Pusher component: TFX's own, with our executor and its arguments checked."""
+"""The Pusher component: TFX's own, with our executor, a model card, and its arguments checked."""
 
 from typing import Any
 
-from tfx.components.pusher import component as stock
-from tfx.dsl.components.base import executor_spec
+from tfx.dsl.components.base import base_component, executor_spec
 from tfx.proto import pusher_pb2
-from tfx.types.channel import BaseChannel
+from tfx.types import standard_artifacts, standard_component_specs
+from tfx.types.channel import BaseChannel, Channel
+from tfx.types.component_spec import ChannelParameter, ComponentSpec
+from tfx.utils import json_utils
 
 from ...errors import ConfigError
+from ..compressor import CompressionReport
 from . import executor
 
 KEEP = "keep"
 CONFIG = "config"
+LICENCE = "licence"
 RUN = "run"
 
 
-class Pusher(stock.Pusher):
+class PusherSpec(ComponentSpec):
+    """The stock Pusher's, and what a model card is written from."""
+
+    PARAMETERS = standard_component_specs.PusherSpec.PARAMETERS
+    INPUTS = {
+        **standard_component_specs.PusherSpec.INPUTS,
+        executor.EVALUATION: ChannelParameter(
+            type=standard_artifacts.ModelEvaluation, optional=True
+        ),
+        executor.DATA: ChannelParameter(type=standard_artifacts.String, optional=True),
+        executor.COMPRESSION: ChannelParameter(type=CompressionReport, optional=True),
+    }
+    OUTPUTS = standard_component_specs.PusherSpec.OUTPUTS
+
+
+class Pusher(base_component.BaseComponent):
     """Publishes a blessed SavedModel as the next version of a TensorFlow Serving folder.
 
     Inputs, output and the marks on the output are those of TFX's Pusher. The output also bears
@@ -27,8 +46,12 @@ class Pusher(stock.Pusher):
         push_destination: a filesystem destination; its base directory holds the versions.
         model_blessing: channel of the Evaluator's `ModelBlessing`, optional.
         infra_blessing: channel of the ServingCheck's `InfraBlessing`, optional.
+        evaluation: channel of the Evaluator's `ModelEvaluation`, for the model card.
+        data: channel of the DataGate's report, for the model card.
+        compression: channel of the Compressor's report, for the model card.
         custom_config: `keep`: int >= 1, how many versions stay (default: all of them);
             `config`: str, YAML text to put into the version as assets.extra/config.yaml;
+            `licence`: str, of what training started from, for the model card;
             `run`: str, a new one each time keeps TFX from answering out of its cache: what is
             served may have changed since.
 
@@ -36,6 +59,7 @@ class Pusher(stock.Pusher):
         ConfigError: an argument is missing, unknown or out of range.
     """
 
+    SPEC_CLASS = PusherSpec
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.Executor)
 
     def __init__(
@@ -44,17 +68,26 @@ class Pusher(stock.Pusher):
         push_destination: pusher_pb2.PushDestination,
         model_blessing: BaseChannel | None = None,
         infra_blessing: BaseChannel | None = None,
+        evaluation: BaseChannel | None = None,
+        data: BaseChannel | None = None,
+        compression: BaseChannel | None = None,
         custom_config: dict[str, Any] | None = None,
     ) -> None:
         """Checks the arguments and wires the channels."""
         check_destination(push_destination)
         check_custom_config(custom_config or {})
         super().__init__(
-            model=model,
-            push_destination=push_destination,
-            model_blessing=model_blessing,
-            infra_blessing=infra_blessing,
-            custom_config=custom_config,
+            spec=PusherSpec(
+                model=model,
+                push_destination=push_destination,
+                model_blessing=model_blessing,
+                infra_blessing=infra_blessing,
+                evaluation=evaluation,
+                data=data,
+                compression=compression,
+                custom_config=json_utils.dumps(custom_config),
+                pushed_model=Channel(type=standard_artifacts.PushedModel),
+            )
         )
 
 
@@ -77,15 +110,15 @@ def check_destination(destination: pusher_pb2.PushDestination) -> None:
 
 def check_custom_config(custom_config: dict[str, Any]) -> None:
     """Refuses (ConfigError) unknown keys, and values of the wrong kind."""
-    unknown = sorted(set(custom_config) - {KEEP, CONFIG, RUN})
-    if unknown:
+    known = (KEEP, CONFIG, LICENCE, RUN)
+    if unknown := sorted(set(custom_config) - set(known)):
         raise ConfigError(
-            f"Pusher: custom_config knows {KEEP!r}, {CONFIG!r} and {RUN!r} only. "
-            f"Received: {unknown}"
+            f"Pusher: custom_config knows {', '.join(known)} only. Received: {unknown}"
         )
     keep = custom_config.get(KEEP)
     if keep is not None and (isinstance(keep, bool) or not isinstance(keep, int) or keep < 1):
         raise ConfigError(f"Pusher: {KEEP} must be a whole number, 1 or more. Received: {keep!r}")
-    config = custom_config.get(CONFIG)
-    if config is not None and not isinstance(config, str):
-        raise ConfigError(f"Pusher: {CONFIG} must be YAML text. Received: {type(config).__name__}")
+    for name in (CONFIG, LICENCE):
+        text = custom_config.get(name)
+        if text is not None and not isinstance(text, str):
+            raise ConfigError(f"Pusher: {name} must be text. Received: {type(text).__name__}")

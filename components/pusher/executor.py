@@ -1,17 +1,28 @@
 """The Pusher's executor: unpacks artifacts; the work is in `publish`."""
 
+import json
+import os
 import time
+from datetime import datetime
 from typing import Any
 
 from tfx.components.pusher import executor as stock
 from tfx.proto import pusher_pb2
 from tfx.types import artifact_utils, standard_component_specs
 from tfx.types.artifact import Artifact
-from tfx.utils import json_utils, proto_utils
+from tfx.utils import io_utils, json_utils, proto_utils
 
 from ...trainer.export import describe_any
-from . import publish
+from . import card, publish
 
+EVALUATION, DATA, COMPRESSION = "evaluation", "data", "compression"
+# What a model card is written from: the JSON in an input's folder; a String's URI is a file itself.
+_TOLD = {
+    EVALUATION: ["metrics.json"],
+    DATA: [],
+    COMPRESSION: ["report.json"],
+    standard_component_specs.INFRA_BLESSING_KEY: ["serving_check.json"],
+}
 REASON = "reason"
 MODEL_ID = "model_id"
 NEEDS = "needs"
@@ -50,21 +61,54 @@ class Executor(stock.Executor):
         source = artifact_utils.get_single_instance(input_dict[standard_component_specs.MODEL_KEY])
         pushed.set_int_custom_property(MODEL_ID, source.id)
         served = publish.newest(base)
+        description = describe_any(model)
         if served and publish.is_copy(served.path, model):
+            # The model is the same; what is said of it may not be.
+            publish.refresh(served.path, _added(input_dict, description, settings, served.number))
             self._MarkPushed(pushed, pushed_destination=served.path, pushed_version=served.name)
             return
         # First the archive: were it to fail after the push, a rerun would push the model twice.
         publish.archive(model, pushed.uri)
-        version = publish.publish(
-            model,
-            base,
-            keep=settings.get("keep"),
-            config=settings.get("config"),
-            now=int(time.time()),
-        )
-        if needs := describe_any(model).get("graph", {}).get("needs"):
+        now = int(time.time())
+        added = _added(input_dict, description, settings, now)
+        version = publish.publish(model, base, keep=settings.get("keep"), now=now, added=added)
+        if needs := description.get("graph", {}).get("needs"):
             pushed.set_string_custom_property(NEEDS, ", ".join(needs))
         self._MarkPushed(pushed, pushed_destination=version.path, pushed_version=version.name)
+
+
+def _added(
+    input_dict: dict[str, list[Artifact]],
+    model: dict[str, Any],
+    settings: dict[str, Any],
+    pushed: int,
+) -> dict[str, str]:
+    """What a version has beside the model: its configuration, and its card.
+
+    `model` is its description, `pushed` the time of its push in seconds.
+    """
+    if (config := settings.get("config")) is None:
+        return {}
+    if not model:  # not ours: nothing is known of it
+        return {publish.CONFIG: config}
+
+    def told(key: str) -> dict[str, Any]:
+        for artifact in input_dict.get(key) or []:
+            file = os.path.join(artifact.uri, *_TOLD[key])
+            return dict(json.loads(io_utils.read_string_file(file)))
+        return {}
+
+    facts = card.Facts(
+        config=config,
+        when=datetime.fromtimestamp(pushed).date().isoformat(),
+        model=model,
+        licence=settings.get("licence", ""),
+        data=told(DATA),
+        evaluation=told(EVALUATION),
+        compression=told(COMPRESSION),
+        serving=told(standard_component_specs.INFRA_BLESSING_KEY),
+    )
+    return {publish.CONFIG: config, **card.files(facts)}
 
 
 def refusal(input_dict: dict[str, list[Artifact]]) -> str:

@@ -9,7 +9,7 @@ import filecmp
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -18,11 +18,14 @@ from absl import logging
 
 from ...errors import ComponentError
 from ...serving.predictor import find_newest, is_version
+from . import card
 from .failures import destination_errors
 
 SAVED_MODEL = "saved_model.pb"
 # TensorFlow Serving reads only what it knows in assets.extra and ignores the rest.
-CONFIG_FILE = os.path.join("assets.extra", "config.yaml")
+EXTRA, CONFIG = "assets.extra", "config.yaml"
+# What a push adds to the model's files.
+_ADDED = {os.path.join(EXTRA, name) for name in (CONFIG, card.MARKDOWN, card.JSON)}
 # Hidden names: TensorFlow Serving takes only names that are whole numbers for versions.
 LAST_PUSH = ".espalier-last"
 _STAGING = ".espalier-push-"
@@ -42,15 +45,17 @@ class Version(NamedTuple):
         return os.path.basename(self.path)
 
 
-def publish(model: str, base: str, *, keep: int | None, config: str | None, now: int) -> Version:
+def publish(
+    model: str, base: str, *, keep: int | None, now: int, added: Mapping[str, str] | None = None
+) -> Version:
     """Copies the SavedModel in `model` to the next version below `base`, created if missing.
 
     Args:
         model: a SavedModel's folder, local or remote (gs://...).
         base: the folder of versions, local or remote.
         keep: how many of the newest versions stay; None keeps all.
-        config: text for assets.extra/config.yaml in the version, or None.
         now: the time in whole seconds, the version's number unless a higher one was used.
+        added: texts to put beside the model's files, by their names in assets.extra.
 
     Raises:
         ConfigError: `base` cannot be written, or is full; nothing half-made stays there.
@@ -63,8 +68,8 @@ def publish(model: str, base: str, *, keep: int | None, config: str | None, now:
         )
     with destination_errors(base, model):
         if is_remote(base):
-            return _publish_remote(model, base.rstrip("/"), keep, config, now)
-        return _publish_local(model, base, keep, config, now)
+            return _publish_remote(model, base.rstrip("/"), keep, now, added or {})
+        return _publish_local(model, base, keep, now, added or {})
 
 
 def archive(model: str, to: str) -> None:
@@ -73,7 +78,22 @@ def archive(model: str, to: str) -> None:
     Raises ConfigError if it cannot be written there.
     """
     with destination_errors(to, model):
-        write_version(model, to, None)
+        write_version(model, to, {})
+
+
+def refresh(version: str, added: Mapping[str, str]) -> None:
+    """Brings the texts in a local version's assets.extra up to date, each whole or not at all.
+
+    Raises ConfigError if they cannot be written.
+    """
+    with destination_errors(version, ""):
+        for name, text in added.items():
+            file = Path(version, EXTRA, name)
+            if not file.exists() or file.read_text(encoding="utf-8") != text:
+                file.parent.mkdir(exist_ok=True)
+                part = file.with_name(f".{name}-{uuid.uuid4().hex}")
+                part.write_text(text, encoding="utf-8")
+                part.replace(file)
 
 
 def remove(base: str, name: str) -> None:
@@ -101,10 +121,10 @@ def newest_anywhere(base: str) -> Version | None:
 
 
 def is_copy(version: str, model: str) -> bool:
-    """Whether a version holds the very files of `model`, its config.yaml aside; local only."""
+    """Whether a version holds the very files of `model`, what a push adds aside; local only."""
     if is_remote(model):
         return False
-    names = [set(_files(folder)) - {CONFIG_FILE} for folder in (version, model)]
+    names = [set(_files(folder)) - _ADDED for folder in (version, model)]
     return names[0] == names[1] and all(
         filecmp.cmp(os.path.join(version, name), os.path.join(model, name), shallow=False)
         for name in names[0]
@@ -116,17 +136,17 @@ def is_remote(path: str) -> bool:
     return "://" in path
 
 
-def write_version(model: str, to: str, config: str | None) -> None:
-    """Copies a SavedModel's files, the config among them and saved_model.pb last.
+def write_version(model: str, to: str, added: Mapping[str, str]) -> None:
+    """Copies a SavedModel's files, saved_model.pb last, after texts for assets.extra.
 
     saved_model.pb is the sign that a version is complete, for TensorFlow Serving and for us.
     """
     names = set(_files(model)) - {SAVED_MODEL}
-    if config is not None:
-        names -= {CONFIG_FILE}
-        _make_folder(os.path.dirname(os.path.join(to, CONFIG_FILE)))
-        with _open(os.path.join(to, CONFIG_FILE)) as file:
-            file.write(config.encode())
+    for name, text in added.items():
+        names -= {os.path.join(EXTRA, name)}
+        _make_folder(os.path.join(to, EXTRA))
+        with _open(os.path.join(to, EXTRA, name)) as file:
+            file.write(text.encode())
     for name in [*sorted(names), SAVED_MODEL]:
         _make_folder(os.path.dirname(os.path.join(to, name)))
         copy_file(os.path.join(model, name), os.path.join(to, name))
@@ -144,7 +164,7 @@ def copy_file(source: str, to: str) -> None:
 
 
 def _publish_local(
-    model: str, base: str, keep: int | None, config: str | None, now: int
+    model: str, base: str, keep: int | None, now: int, added: Mapping[str, str]
 ) -> Version:
     os.makedirs(base, exist_ok=True)
     with _only_push(base) as (last, alone):
@@ -153,7 +173,7 @@ def _publish_local(
         # Not tempfile.mkdtemp: its mode 0700 would lock out a server run by another user.
         staging = os.path.join(base, _STAGING + uuid.uuid4().hex)
         try:
-            write_version(model, staging, config)
+            write_version(model, staging, added)
             version = _rename_to_next(staging, base, last, now)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
@@ -235,14 +255,14 @@ def _remove(base: str, name: str) -> None:
 
 
 def _publish_remote(
-    model: str, base: str, keep: int | None, config: str | None, now: int
+    model: str, base: str, keep: int | None, now: int, added: Mapping[str, str]
 ) -> Version:
     fileio = _fileio()
     fileio.makedirs(base)
     number = max(now, *(n + 1 for n, _ in _numbered(fileio.listdir(base))), 1)
     version = Version(number, f"{base}/{number}")
     try:
-        write_version(model, version.path, config)
+        write_version(model, version.path, added)
     except BaseException:
         with suppress(Exception):
             fileio.rmtree(version.path)

@@ -41,7 +41,7 @@ def base(tmp_path: Path) -> Path:
 
 
 def push(model: str, base: Path | str, now: int = NOW, **options) -> publish.Version:
-    options = {"keep": None, "config": None} | options
+    options = {"keep": None} | options
     return publish.publish(model, str(base), now=now, **options)
 
 
@@ -80,7 +80,7 @@ def test_a_push_is_a_whole_version_numbered_by_the_clock(model, base):
 def test_the_config_lies_in_the_version_and_wins_over_the_models_own(model, base):
     Path(model, "assets.extra").mkdir()
     Path(model, "assets.extra", "config.yaml").write_text("old")
-    version = push(model, base, config="name: café\n")
+    version = push(model, base, added={"config.yaml": "name: café\n"})
     assert_whole(version, {"assets.extra/config.yaml": "name: café\n".encode()})
 
 
@@ -286,7 +286,7 @@ def test_a_remote_push_numbers_keeps_and_fails_cleanly(model, monkeypatch):
     from tfx.dsl.io import fileio
 
     base = "ram://bucket/reviews"
-    pushed = [push(model, base, keep=2, config="a: 1").number for _ in range(3)]
+    pushed = [push(model, base, keep=2, added={"config.yaml": "a: 1"}).number for _ in range(3)]
     assert pushed == [NOW, NOW + 1, NOW + 2]
     assert sorted(fileio.listdir(base)) == [str(NOW + 1), str(NOW + 2)]
     for name, content in (FILES | {"assets.extra/config.yaml": b"a: 1"}).items():
@@ -356,6 +356,13 @@ def test_executor_pushes_a_blessed_model(pushing):
     pushing.run({"keep": 2, "config": "version: 1\n"})
     place = pushing.assert_pushed()
     assert files_of(place) == FILES | {"assets.extra/config.yaml": b"version: 1\n"}
+
+
+def test_executor_brings_the_config_of_the_same_model_up_to_date(pushing):
+    pushing.run({"config": "version: 1\n"})
+    pushing.run({"config": "version: 1  # again\n"})
+    place = pushing.assert_pushed()
+    assert files_of(place) == FILES | {"assets.extra/config.yaml": b"version: 1  # again\n"}
 
 
 def test_executor_needs_no_custom_config(pushing):

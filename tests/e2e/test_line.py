@@ -47,6 +47,18 @@ def test_a_blessed_model_is_pushed(job: Any, first_run: RunResult) -> None:
     assert [c.name for c in first_run.components if c.state != "done"] == []
 
 
+def test_the_pushed_version_has_a_model_card(first_run: RunResult) -> None:
+    extra = Path(str(first_run.pushed), "assets.extra")
+    card = (extra / "MODEL_CARD.md").read_text(encoding="utf-8")
+    accuracy = first_run.metrics["overall"]["accuracy"]
+    assert first_run.verdict in card and f"| accuracy | {accuracy:.4f} |" in card
+    assert f"| train | {first_run.rows['train']} |" in card
+    told = json.loads((extra / "model_card.json").read_text(encoding="utf-8"))
+    metrics = told["quantitative_analysis"]["performance_metrics"]
+    assert metrics[0] == {"type": "accuracy", "value": f"{accuracy:.4f}"} | metrics[0]
+    assert len({m.get("slice") for m in metrics}) == 3
+
+
 def in_a_clean_process(code: str, version: str | None) -> str:
     """What a process without Espalier prints about a version."""
     done = subprocess.run(

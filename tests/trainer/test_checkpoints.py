@@ -83,6 +83,21 @@ def test_a_file_is_no_folder(folder: Path) -> None:
     refuse(folder / "config.json", "is a file", "Give the folder")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "licence"),
+    [
+        ("README.md", "---\nlanguage: en\nlicense: mit\n---\n# A\nlicense: no\n", "mit"),
+        ("README.md", "# A model\n", ""),
+        ("LICENSE", "\n  MIT License\n\nCopyright", "MIT License"),
+        ("LICENCE.txt", "", ""),
+    ],
+)
+def test_the_licence_of_a_folder(folder: Path, name: str, content: str, licence: str) -> None:
+    (folder / name).write_text(content)
+    assert checkpoints.licence(str(folder), folder) == licence
+    assert checkpoints.licence("minilm", folder) == "Apache-2.0"
+
+
 def test_families_are_listed_and_loaded() -> None:
     assert "bert" in families.names()
     assert families.load("bert") is bert
@@ -278,6 +293,7 @@ def shelf(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, offline
     names = ("model.safetensors", "vocab.txt")
     mine = hub.Named(
         repo="nobody/mine",
+        licence="MIT",
         wheel="mine-model==1.0",
         inside="mine_model/model/",
         sha256={n: hashlib.sha256((folder / n).read_bytes()).hexdigest() for n in names},

@@ -6,9 +6,9 @@ folder, from a Keras preset, or are drawn anew.
 
 This module is the pattern for a family. It can be imported without TensorFlow and holds
 `FEATURE_KIND`, `SEQUENCE_FEATURES`, `AFTER_TRANSFORM`, `Settings`, `check`, `fingerprint`,
-`depth`, `pixel_shapes`, `preprocess`, `learned`, `build` and `freeze`; for exports `SERVED`,
-`unroll`, `adopt` and `serving_graph`; for the Compressor `SPARED`, `LAYER`, `blocks` and `hints`;
-for explanations `EXPLAINED`, `baseline` and `pieces`.
+`licence`, `depth`, `pixel_shapes`, `preprocess`, `learned`, `build` and `freeze`; for exports
+`SERVED`, `unroll`, `adopt` and `serving_graph`; for the Compressor `SPARED`, `LAYER`, `blocks` and
+`hints`; for explanations `EXPLAINED`, `baseline` and `pieces`.
 """
 
 import hashlib
@@ -115,6 +115,12 @@ def fingerprint(settings: Settings) -> str:
     if folder is None:
         return hashlib.sha256(f"bert {settings.start}".encode()).hexdigest()
     return checkpoints.digest(folder)
+
+
+def licence(settings: Settings) -> str:
+    """Return the licence of what training starts from; "" where nobody has said."""
+    folder = _plan(settings).folder
+    return checkpoints.licence(settings.start, folder) if folder else checkpoints.NO_CHECKPOINT
 
 
 def depth(settings: Settings) -> int:

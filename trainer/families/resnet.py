@@ -21,6 +21,7 @@ FEATURE_KIND = "image"
 SEQUENCE_FEATURES = ()
 AFTER_TRANSFORM, SERVED = images.AFTER_TRANSFORM, images.SERVED
 check, fingerprint, pixel_shapes = images.check, images.fingerprint, images.pixel_shapes
+licence = images.licence
 preprocess, learned = images.preprocess, images.learned
 adopt, hints, serving_graph = images.adopt, images.hints, images.serving_graph
 EXPLAINED, baseline = images.EXPLAINED, images.baseline
