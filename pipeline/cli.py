@@ -93,6 +93,29 @@ def run(
 
 @app.command()
 @errors
+def plan(
+    config: ConfigPath,
+    set_: Overrides = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="As of `run`.")] = False,
+    accept: Annotated[bool, typer.Option("--accept", help="As of `run`.")] = False,
+) -> None:
+    """Say which components a run would execute, which come from the cache, and why.
+
+    Looks at the data as `run` does, and changes nothing. Exit codes: 0 said, 2 the configuration or
+    the data cannot be used.
+    """
+    from .config import Config
+    from .plan import lines
+    from .runner import foresee
+
+    planned = foresee(Config.load(config, set_ or ()), cache=not no_cache, accept=accept)
+    screen = Console()
+    for line in lines(planned) or ["nothing to do: the last run had the same to go by"]:
+        screen.print(escape(line), highlight=False, soft_wrap=True)
+
+
+@app.command()
+@errors
 def report(
     config: ConfigPath,
     run_id: Annotated[

@@ -1,8 +1,8 @@
 """From a configuration to a TFX pipeline. Importing this module imports TFX (14 s)."""
 
-import hashlib
+import json
+import shutil
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import tensorflow_data_validation as tfdv
@@ -38,9 +38,8 @@ from ..components.names import SPLITS
 from ..components.pusher import Pusher
 from ..components.pusher.strategy import LastPushed
 from ..components.serving_check import ServingCheck
-from ..components.serving_check.check import find_server
 from ..trainer import families
-from . import code_digest, store
+from . import steps, store
 from .config import Config, Data
 from .preflight import find_sources, input_patterns
 
@@ -100,14 +99,14 @@ def create_pipeline(
         schema=schema.outputs["schema"],
         compression=report,
         split=_splits(config.data)[-1],
-        settings={**_limits(config), "accepted": accept},
+        settings=steps.evaluator(config, accept),
         baseline_model=None if accept else baseline.outputs["model"],
     )
     check = ServingCheck(
         model=model,
         examples=examples.outputs["examples"],
         inputs=config.data.inputs,
-        server=find_server(config.push.model_server),
+        server=steps.server(config),
     )
     destination = pusher_pb2.PushDestination.Filesystem(base_directory=config.push.to)
     pusher = Pusher(
@@ -197,7 +196,8 @@ def _example_gen(data: Data, fingerprint: str) -> Any:
         else None
     )
     content = example_gen_pb2.CustomConfig()
-    content.custom_config.Pack(wrappers_pb2.StringValue(value=fingerprint))
+    told = json.dumps(steps.example_gen(data, fingerprint), sort_keys=True)
+    content.custom_config.Pack(wrappers_pb2.StringValue(value=told))
     # The stock component of each format would take no custom_config, which enters the cache's key.
     return FileBasedExampleGen(
         input_base=base,
@@ -209,38 +209,21 @@ def _example_gen(data: Data, fingerprint: str) -> Any:
 
 
 def _schema(config: Config, statistics: StatisticsGen) -> Any:
-    if config.data.schema_file:
-        # Named by its content: ImportSchemaGen's result is cached by the path.
-        text = Path(config.data.schema_file).read_bytes()
-        copy = config.home / "schemas" / hashlib.sha256(text).hexdigest() / "schema.pbtxt"
+    if copy := steps.schema_copy(config):
         copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_bytes(text)
+        shutil.copyfile(str(config.data.schema_file), copy)
         return ImportSchemaGen(schema_file=str(copy)).with_id("SchemaGen")
     return SchemaGen(statistics=statistics.outputs["statistics"], infer_feature_shape=True)
 
 
 def _learn(config: Config, start: str, examples: Any, schema: Any) -> tuple[Transform, Trainer]:
-    family = families.load(config.model.family)
-    reads = {
-        "inputs": config.data.inputs,
-        "label": config.data.label_column,
-        "multi_label": config.data.multi_label,
-        "code": code_digest("trainer"),  # not read by the code: TFX caches by these values
-    }
-    # What begins another training need not preprocess the rows again.
-    later = set(family.AFTER_TRANSFORM)
-    checkpoint = {} if "weights" in later else {"checkpoint": start}
     transform = Transform(
         examples=examples.outputs["examples"],
         schema=schema.outputs["schema"],
         preprocessing_fn="espalier.trainer.preprocess.preprocessing_fn",
         splits_config=transform_pb2.SplitsConfig(analyze=["train"], transform=["train", "eval"]),
         disable_statistics=True,
-        custom_config={
-            **reads,
-            **checkpoint,
-            "model": config.model.model_dump(mode="json", exclude=later),
-        },
+        custom_config=steps.transform(config, start),
     )
     trainer = Trainer(
         examples=transform.outputs["transformed_examples"],
@@ -249,14 +232,7 @@ def _learn(config: Config, start: str, examples: Any, schema: Any) -> tuple[Tran
         run_fn="espalier.trainer.run.run_fn",
         train_args=trainer_pb2.TrainArgs(splits=["train"]),
         eval_args=trainer_pb2.EvalArgs(splits=["eval"]),
-        custom_config={
-            **reads,
-            "checkpoint": start,
-            "model": config.model.model_dump(mode="json"),
-            "train": config.train.model_dump(mode="json"),
-            "export": config.export.model_dump(mode="json"),
-            "state_dir": str(config.home),
-        },
+        custom_config=steps.trainer(config, start),
     )
     return transform, trainer
 
@@ -264,26 +240,10 @@ def _learn(config: Config, start: str, examples: Any, schema: Any) -> tuple[Tran
 def _compressor(
     config: Config, examples: Any, transform: Transform, trainer: Trainer
 ) -> Compressor:
-    assert config.compress is not None
     return Compressor(
         model=trainer.outputs["model"],
         examples=examples.outputs["examples"],
         transformed_examples=transform.outputs["transformed_examples"],
         transform_graph=transform.outputs["transform_graph"],
-        settings={
-            "compress": config.compress.model_dump(mode="json"),
-            "train": config.train.model_dump(mode="json"),
-            "state_dir": str(config.home),
-            "code": code_digest("trainer"),
-        },
+        settings=steps.compressor(config),
     )
-
-
-def _limits(config: Config) -> dict[str, Any]:
-    at_least, worse = config.evaluate.limits
-    return {
-        "metrics": config.evaluate.measured,
-        "slices": config.evaluate.slices,
-        "at_least": at_least,
-        "worse_than_blessed_by_at_most": worse,
-    }

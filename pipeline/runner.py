@@ -21,7 +21,7 @@ from ..errors import ComponentError, ConfigError, DataError, EspalierError, reas
 from ..serving.predictor import find_newest
 from ..trainer import families, images, workers
 from ..trainer.run import train
-from . import code_digest, preflight, results
+from . import code_digest, contents, plan, preflight, results
 from . import report as report_
 from .config import Config
 from .progress import Reporter, live, quiet, shown
@@ -96,10 +96,8 @@ def _run(
         screen.print(f"[yellow]warning:[/] {escape(warning)}", highlight=False, soft_wrap=True)
     start = families.load(config.model.family).fingerprint(config.model)
     key = _key(config, report.fingerprint, start, accept)
-    folder = config.home / "results"
-    before = results.latest(folder)
     whole = from_node is None and to_node is None
-    if cache and whole and before and before.key == key and _is_served(before, config.push.to):
+    if cache and whole and (before := _same(config, key)):
         before.cached, before.seconds = True, time.monotonic() - started
         return before
     base = _base_run(config, report.fingerprint, start, from_node) if from_node else None
@@ -107,11 +105,51 @@ def _run(
         workers.forget(config.home)
         options = {"data": report.fingerprint, "start": start, "cache": cache, "accept": accept}
         part = (from_node, to_node, base)
+        if whole:
+            _announce(config, options, screen)
         result = _run_pipeline(config, runner, part, options, console)
         # A part of the line may rest on what other settings made: never a whole run's answer.
         result.key = key if whole else ""
         result.seconds = time.monotonic() - started
         return _recorded(result, config, options)
+
+
+def foresee(
+    config: Config, *, cache: bool = True, accept: bool = False, console: Console | None = None
+) -> list[plan.Step]:
+    """What `run` would do, as the data and the settings are now; nothing if it would do nothing.
+
+    Args and errors as of `run`; the data is looked at as it is there.
+    """
+    screen = console or Console(stderr=True)
+    report = preflight.check(config, lambda line: screen.print(line, highlight=False))
+    start = families.load(config.model.family).fingerprint(config.model)
+    if cache and _same(config, _key(config, report.fingerprint, start, accept)):
+        return []
+    return plan.plan(config, data=report.fingerprint, start=start, cache=cache, accept=accept)
+
+
+def _same(config: Config, key: str) -> RunResult | None:
+    """The last run, if it had all the same to go by and its model is still served."""
+    before = results.latest(config.home / "results")
+    same = before and before.key == key and _is_served(before, config.push.to)
+    return before if same else None
+
+
+def _announce(config: Config, options: dict[str, Any], screen: Console) -> None:
+    """Say what will run and why, and keep TFX's cache from giving what was altered since."""
+    planned = plan.plan(config, **options)
+    for line in plan.lines(planned):
+        screen.print(escape(line), style="dim", highlight=False, soft_wrap=True)
+    if spoilt := [id for step in planned for id in step.spoilt]:
+        Store(config.home).forget(spoilt)
+
+
+def _note_contents(home: Path) -> None:
+    """Note what the last run made, by which the next one sees whether it is still so."""
+    if run := _last_run(home):
+        nodes = Store(home).nodes(run)
+        contents.note(home, [output for node in nodes for output in node.outputs.values()])
 
 
 def _recorded(result: RunResult, config: Config, options: dict[str, Any]) -> RunResult:
@@ -271,10 +309,12 @@ def _run_pipeline(
             explained = explain(error, reporter.current, log)
             if config.data.kind == "image" and "InvalidArgument" in traceback.format_exc():
                 explained = _undecodable(config.home) or explained
+            _note_contents(config.home)
             why = str(explained) or "It was stopped."
             if page := _record_failure(config, options, before, why):
                 console.print(f"report: {page}", style="dim", highlight=False, soft_wrap=True)
             raise explained from error
+    _note_contents(config.home)
     store = Store(config.home)
     result = results.collect(config.name, store, store.runs()[-1])
     result.log = str(log)

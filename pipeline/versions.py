@@ -72,7 +72,7 @@ def read(config: Config) -> History:
         ConfigError: there is no run yet.
     """
     store = opened(config.home, config.name)
-    runs = {run: {node.name: node for node in store.nodes(run)} for run in store.runs()}
+    runs = {run: {n.name: n for n in nodes} for run, nodes in store.history().items()}
     versions: dict[str, Pushed] = {}
     for run, nodes in runs.items():
         if version := _version(nodes):

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,7 +13,6 @@ from ... import __version__, cpu
 from ...serving.process import started
 from .probe import Refusal, probe
 
-BINARY = "tensorflow_model_server"
 TIMEOUT_SECONDS = 300.0
 
 
@@ -40,11 +38,6 @@ class Report:
         values = asdict(self)
         values.update(values.pop("measured"))
         return json.dumps(values, indent=2, ensure_ascii=False)
-
-
-def find_server(named: str | None) -> str:
-    """The tensorflow_model_server to check with: the named one, or one on PATH; "" is our own."""
-    return named or shutil.which(BINARY) or ""
 
 
 def check_serving(

@@ -284,15 +284,6 @@ def test_a_named_server_is_started_with_tensorflow_servings_flags(model, binary,
     assert report.measured["server"] == server
 
 
-def test_a_server_on_path_is_taken(binary, monkeypatch):
-    server = binary("pass")
-    monkeypatch.setenv("PATH", str(Path(server).parent))
-    assert check.find_server(None) == server
-    assert check.find_server("another") == "another"
-    monkeypatch.setenv("PATH", "")
-    assert check.find_server(None) == ""
-
-
 # --- executor and component -----------------------------------------------------------------
 
 

@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 from espalier import Config, ConfigError, RunResult, run
+from espalier.pipeline import contents
+from espalier.pipeline.runner import foresee
+from espalier.pipeline.store import Store
 from espalier.serving.predictor import newest_version
 
 # Only the comparison decides: --accept waives that and no other limit.
@@ -28,6 +31,23 @@ def good(mine: Any) -> RunResult:
     result = run(plain(mine))
     assert result.status == "pushed"
     return result
+
+
+def foreseen(config: Config, **options: Any) -> RunResult:
+    """Run it, and hold what `plan` has said before to what came."""
+    planned = foresee(config, **options)
+    result = run(config, **options)
+    states = {c.name: c.state for c in result.components if c.name != "LatestBlessed"}
+    if result.cached:
+        assert planned == []
+    else:
+        assert {step.name: "done" if step.runs else "cached" for step in planned} == states
+        assert all(bool(step.why) == step.runs for step in planned)
+    return result
+
+
+def reasons(config: Config) -> dict[str, str]:
+    return {step.name: step.why for step in foresee(config) if step.runs}
 
 
 def plain(mine: Any) -> Config:
@@ -67,30 +87,33 @@ def test_a_part_that_ends_in_a_refusal_exits_with_4(mine: Any, good: RunResult) 
 
 def test_what_is_pushed_last_is_served_and_is_the_one_to_beat(mine: Any, good: RunResult) -> None:
     worse = Config.load(mine.yaml, WORSE)
-    first = run(worse, accept=True)
+    first = foreseen(worse, accept=True)
     assert "--accept" in first.verdict
-    back = run(plain(mine), accept=True)
-    again = run(worse, accept=True)
+    back = foreseen(plain(mine), accept=True)
+    again = foreseen(worse, accept=True)
     for result in (first, back, again):
         assert result.status == "pushed"
     assert served(mine) == again.pushed
     assert len({first.pushed, back.pushed, again.pushed}) == 3
-    better = run(plain(mine))
+    assert "another model is served" in reasons(plain(mine))["Evaluator"]
+    better = foreseen(plain(mine))
     value = again.metrics["overall"]["accuracy"]
     assert f"the blessed model has {value:.4f}" in better.verdict
     assert served(mine) == better.pushed
-    assert run(plain(mine)).cached
+    assert foreseen(plain(mine)).cached
 
 
 def test_a_served_model_is_not_pushed_twice(mine: Any, good: RunResult) -> None:
     before = run(plain(mine)).pushed
-    sliced = run(Config.load(mine.yaml, [*PLAIN, "evaluate.slices=[]"]))
+    unsliced = Config.load(mine.yaml, [*PLAIN, "evaluate.slices=[]"])
+    assert reasons(unsliced)["Evaluator"] == "evaluate.slices: [], was ['category']"
+    sliced = foreseen(unsliced)
     assert sliced.pushed == before == served(mine)
 
 
 def test_a_version_that_was_taken_away_comes_back(mine: Any, good: RunResult) -> None:
     shutil.rmtree(mine.folder / "models")
-    result = run(plain(mine))
+    result = foreseen(plain(mine))
     assert not result.cached
     assert served(mine) == result.pushed
 
@@ -105,7 +128,40 @@ def test_data_changed_under_the_same_size_and_time_is_read_again(
     assert len(swapped) == len(text)
     file.write_text(swapped)
     os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert reasons(plain(mine))["ExampleGen"] == "the data's content has changed"
     result = run(plain(mine), to_node="SchemaGen")
     assert {c.name: c.state for c in result.components}["ExampleGen"] == "done"
     file.write_text(text)
     os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def test_a_result_that_was_altered_is_made_again(mine: Any, good: RunResult) -> None:
+    config = Config.load(mine.yaml, [*PLAIN, "evaluate.slices=[category]", "push.keep=1"])
+    run(config)
+    nodes = {n.name: n for n in Store(config.home).nodes(Store(config.home).runs()[-1])}
+    graph = Path(nodes["Transform"].outputs["transform_graph"].uri)
+    (file,) = graph.rglob("wordpiece-*.txt")
+    content, times = file.read_bytes(), file.stat()
+    shutil.copy(file, file)  # another time, the same content
+    assert "Transform" not in reasons(config)
+    file.write_bytes(content[:-10])
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    changed = config.model_copy(update={"push": config.push.model_copy(update={"keep": 2})})
+    assert reasons(changed)["Transform"] == f"{file} was altered"
+    assert reasons(changed)["Trainer"] == "Transform runs"
+    result = foreseen(changed)
+    assert result.exit_code == 0
+    (made,) = (o for o in contents.altered(config.home, nodes["Transform"].outputs.values()))
+    assert made == nodes["Transform"].outputs["transform_graph"].id  # the old one stays as it is
+
+
+def test_the_command(mine: Any, good: RunResult) -> None:
+    run(plain(mine))
+    done = mine.cli("plan", str(mine.yaml), "--set", PLAIN[0])
+    assert (done.returncode, done.stdout.strip()) == (
+        0, "nothing to do: the last run had the same to go by",
+    )  # fmt: skip
+    done = mine.cli("plan", str(mine.yaml), "--set", PLAIN[0], "--set", "train.epochs=7")
+    assert "cached  ExampleGen, StatisticsGen, SchemaGen" in done.stdout
+    assert "run     Trainer: train.epochs: 7, was" in done.stdout
+    assert "run     Evaluator, ServingCheck: what comes before it runs" in done.stdout

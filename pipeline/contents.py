@@ -1,0 +1,91 @@
+"""Whether what earlier runs made is still as they left it.
+
+TFX's cache looks whether an artifact's folder exists. A file in it that was cut short, edited or
+deleted would go on into every later run; so each run notes what it made, and the next one looks.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from .store import Output
+
+FILE = "contents.json"
+Seen = dict[str, list[Any]]  # a file's path -> bytes, time of its last change in ns, SHA-256
+
+
+def note(home: Path, outputs: Iterable[Output]) -> None:
+    """Note what lies in artifacts that were not noted before."""
+    known = _known(home)
+    found = {str(o.id): _look(Path(o.uri)) for o in outputs if "://" not in o.uri}
+    new = {id: seen for id, seen in found.items() if id not in known}
+    if new:
+        part = home / f".{FILE}.new"
+        part.write_text(json.dumps(known | new), encoding="utf-8")
+        os.replace(part, home / FILE)
+
+
+def altered(home: Path, outputs: Iterable[Output]) -> dict[int, str]:
+    """What has become of artifacts that are no longer as they were noted, in words, by their id."""
+    known, found = _known(home), {}
+    for output in outputs:
+        if "://" in output.uri:
+            continue
+        if not Path(output.uri).exists():
+            found[output.id] = f"{output.uri} is gone"
+        elif words := _difference(Path(output.uri), known.get(str(output.id))):
+            found[output.id] = words
+    return found
+
+
+def _known(home: Path) -> dict[str, Seen]:
+    with suppress(OSError, ValueError):
+        return dict(json.loads((home / FILE).read_text(encoding="utf-8")))
+    return {}
+
+
+def _files(place: Path) -> Iterator[tuple[str, Path]]:
+    if place.is_file():
+        yield "", place
+        return
+    for file in sorted(place.rglob("*")):
+        if file.is_file():
+            yield str(file.relative_to(place)), file
+
+
+def _look(place: Path) -> Seen:
+    found = {}
+    for name, file in _files(place):
+        status = file.stat()
+        found[name] = [status.st_size, status.st_mtime_ns, _digest(file)]
+    return found
+
+
+def _difference(place: Path, seen: Seen | None) -> str:
+    if seen is None:  # its run was killed before it could note anything
+        return ""
+    files = dict(_files(place))
+    for name in sorted(seen.keys() | files.keys()):
+        if name not in files:
+            return f"{place / name} is gone"
+        if name not in seen:
+            return f"{files[name]} was added"
+        size, changed, digest = seen[name]
+        status = files[name].stat()
+        # A copy of the folder has other times, and the same content.
+        same = (status.st_size, status.st_mtime_ns) == (size, changed)
+        if not same and (status.st_size != size or _digest(files[name]) != digest):
+            return f"{files[name]} was altered"
+    return ""
+
+
+def _digest(file: Path) -> str:
+    total = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            total.update(block)
+    return total.hexdigest()

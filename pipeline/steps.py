@@ -1,0 +1,202 @@
+"""What each component is told, as plain values, and what it takes: by this TFX's cache decides.
+
+`dag` makes the components of it, and `plan` compares it with what earlier executions were told.
+Imports no TFX.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..trainer import families
+from . import code_digest
+from .config import Config, Data
+
+Told = dict[str, Any]
+
+
+def told(config: Config, *, data: str, start: str, accept: bool = False) -> dict[str, Told]:
+    """What every component that TFX may take from its cache is told, in the order of the line.
+
+    Args:
+        config: the job.
+        data: a hash of the data's content.
+        start: a hash of what training starts from.
+        accept: leave the last blessed model out of the verdict.
+    """
+    schema = schema_copy(config)
+    found = {
+        "ExampleGen": example_gen(config.data, data),
+        "StatisticsGen": {},
+        "SchemaGen": {"schema": str(schema) if schema else None},
+        "ExampleValidator": {},
+        "DataGate": {"label": config.data.label_column},
+        "Transform": transform(config, start),
+        "Trainer": trainer(config, start),
+        "Compressor": compressor(config),
+        "Evaluator": evaluator(config, accept),
+        "ServingCheck": {"inputs": config.data.inputs, "server": server(config)},
+    }
+    return {name: one for name, one in found.items() if name != "Compressor" or config.compress}
+
+
+def example_gen(data: Data, fingerprint: str) -> Told:
+    """Where the rows are, and what they are."""
+    found: Told = {"sources": data.sources, "fingerprint": fingerprint}
+    if data.kind != "image":
+        return {**found, "format": data.format}
+    return {
+        **found,
+        "label": data.label_column,
+        "multi_label": data.multi_label,
+        "on_bad_image": data.on_bad_image,
+    }
+
+
+def schema_copy(config: Config) -> Path | None:
+    """Where a curated schema is copied to: ImportSchemaGen's result is cached by the path, which
+    is therefore named by the content."""
+    if config.data.schema_file is None:
+        return None
+    digest = hashlib.sha256(Path(config.data.schema_file).read_bytes()).hexdigest()
+    return config.home / "schemas" / digest / "schema.pbtxt"
+
+
+def server(config: Config) -> str:
+    """The tensorflow_model_server to check with: the named one, or one on PATH; "" is our own."""
+    return config.push.model_server or shutil.which("tensorflow_model_server") or ""
+
+
+def transform(config: Config, start: str) -> Told:
+    """What preprocessing is told: nothing that another training alone would change."""
+    later = set(families.load(config.model.family).AFTER_TRANSFORM)
+    checkpoint = {} if "weights" in later else {"checkpoint": start}
+    return {**_reads(config), **checkpoint, "model": _plain(config.model, exclude=later)}
+
+
+def training(config: Config, start: str) -> Told:
+    """What a training is told, wherever it is done."""
+    return {
+        **_reads(config),
+        "checkpoint": start,
+        "model": _plain(config.model),
+        "train": _plain(config.train),
+        "state_dir": str(config.home),
+    }
+
+
+def trainer(config: Config, start: str) -> Told:
+    """What the Trainer is told."""
+    return {**training(config, start), "export": _plain(config.export)}
+
+
+def compressor(config: Config) -> Told:
+    """The recipe, and how the model was trained."""
+    return {
+        "compress": _plain(config.compress) if config.compress else None,
+        "train": _plain(config.train),
+        "state_dir": str(config.home),
+        "code": code_digest("trainer"),
+    }
+
+
+def evaluator(config: Config, accept: bool) -> Told:
+    """What is measured, and what is asked of the model."""
+    at_least, worse = config.evaluate.limits
+    return {
+        "metrics": config.evaluate.measured,
+        "slices": config.evaluate.slices,
+        "at_least": at_least,
+        "worse_than_blessed_by_at_most": worse,
+        "accepted": accept,
+        "code": code_digest("components", "trainer"),
+    }
+
+
+def _reads(config: Config) -> Told:
+    return {
+        "inputs": config.data.inputs,
+        "label": config.data.label_column,
+        "multi_label": config.data.multi_label,
+        "code": code_digest("trainer"),  # not read by the code: TFX caches by these values
+    }
+
+
+def _plain(section: Any, **options: Any) -> Told:
+    found: Told = section.model_dump(mode="json", **options)
+    return found
+
+
+# --- the same, read back from an execution's properties -------------------------------------------
+
+
+def _custom(properties: Mapping[str, Any]) -> Told:
+    return dict(json.loads(properties["custom_config"]))
+
+
+def _settings(properties: Mapping[str, Any]) -> Told:
+    return dict(json.loads(properties["settings"]))
+
+
+_READ: dict[str, Callable[[Mapping[str, Any]], Told]] = {
+    "ExampleGen": lambda p: dict(json.loads(_custom(p)["custom_config"]["value"])),
+    "SchemaGen": lambda p: {"schema": p.get("schema_file")},
+    "DataGate": lambda p: {"label": p["label"]},
+    "Transform": _custom,
+    "Tuner": _custom,
+    "Trainer": _custom,
+    "Compressor": _settings,
+    "Evaluator": _settings,
+    "ServingCheck": lambda p: {"inputs": json.loads(p["inputs"]), "server": p["server"]},
+}
+
+
+def read(name: str, properties: Mapping[str, Any]) -> Told | None:
+    """What an earlier execution was told; None if an Espalier wrote it that says it otherwise."""
+    try:
+        return _READ.get(name, lambda _: {})(properties)
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+# --- what it takes --------------------------------------------------------------------------------
+
+Taken = dict[str, tuple[str, str]]  # the input's key -> the component and its output's key
+
+
+def takes(config: Config) -> dict[str, Taken]:
+    """What each component takes of others; the Evaluator also takes the model pushed last."""
+    examples, statistics = ("ExampleGen", "examples"), ("StatisticsGen", "statistics")
+    schema, graph = ("SchemaGen", "schema"), ("Transform", "transform_graph")
+    transformed = ("Transform", "transformed_examples")
+    trained = model = ("Trainer", "model")
+    learned = {"examples": transformed, "transform_graph": graph, "schema": schema}
+    found: dict[str, Taken] = {
+        "ExampleGen": {},
+        "StatisticsGen": {"examples": examples},
+        "SchemaGen": {} if config.data.schema_file else {"statistics": statistics},
+        "ExampleValidator": {"statistics": statistics, "schema": schema},
+        "DataGate": {
+            "examples": examples,
+            "statistics": statistics,
+            "anomalies": ("ExampleValidator", "anomalies"),
+        },
+        "Transform": {"examples": examples, "schema": schema},
+        "Trainer": learned,
+    }
+    evaluated: Taken = {}
+    if config.compress:
+        found["Compressor"] = {
+            "model": trained,
+            "examples": examples,
+            "transformed_examples": transformed,
+            "transform_graph": graph,
+        }
+        model = ("Compressor", "compressed_model")
+        evaluated = {"compression": ("Compressor", "report")}
+    found["Evaluator"] = {"examples": examples, "model": model, "schema": schema, **evaluated}
+    found["ServingCheck"] = {"examples": examples, "model": model}
+    return found
