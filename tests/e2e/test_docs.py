@@ -15,7 +15,6 @@ In a sentence, `espalier ...` in backquotes is parsed: the command and its optio
 
 import contextlib
 import importlib.util
-import os
 import re
 import shlex
 import shutil
@@ -70,7 +69,7 @@ NOT_RUN = {
     "pip": "would change this installation",
 }
 EXIT_CODES = {"espalier drift": {0, 6}}  # else 0
-PROGRAMS = {"espalier", "python", "cp", "curl", *NOT_RUN}
+PROGRAMS = {"espalier", "python", "cp", "curl", "tail", *NOT_RUN}
 PYTHON = ("from ", "import ")
 
 
@@ -433,7 +432,8 @@ def test_it_runs(at_desk: Desk, command: str) -> None:
     else:
         if not shutil.which(program):
             pytest.skip(f"no {program} here")
-        subprocess.run(at_desk.filled(command), shell=True, check=True, env=os.environ)
+        line = re.sub(r"^python ", f"{sys.executable} ", at_desk.filled(command))
+        subprocess.run(line, shell=True, check=True)
 
 
 def check_serve(desk: Desk, command: str) -> None:
