@@ -59,6 +59,7 @@ WORDS = {
 # Beginnings of commands that are not run, and why.
 NOT_RUN = {
     "espalier run pictures.yaml": "trains for minutes; test_images.py trains on pictures",
+    "espalier explain models/digits": "needs that model; test_images.py explains a picture",
     "espalier predict models/pictures": "needs that model; test_images.py asks one so",
     "espalier recipes": "trains for minutes; test_compress_commands.py begins one",
     "espalier run reviews.yaml --set train.distribute": "two machines; see test_workers.py",
@@ -69,7 +70,7 @@ NOT_RUN = {
     "pip": "would change this installation",
 }
 EXIT_CODES = {"espalier drift": {0, 6}}  # else 0
-PROGRAMS = {"espalier", "python", "cp", "curl", "tail", *NOT_RUN}
+PROGRAMS = {"espalier", "python", "cat", "cp", "curl", "tail", *NOT_RUN}
 PYTHON = ("from ", "import ")
 
 
