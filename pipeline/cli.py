@@ -116,6 +116,28 @@ def plan(
 
 @app.command()
 @errors
+def sweep(config: ConfigPath, set_: Overrides = None) -> None:
+    """Run every combination of the values in `sweep:` up to the Evaluator, and compare them.
+
+    Nothing is pushed. Call it again after a kill, and it goes on. Exit codes: 0 all ran, 2 the
+    configuration or the data cannot be used, 3 a run failed.
+    """
+    from . import sweep as work
+    from .config import Config
+
+    swept = work.sweep(Config.load(config, set_ or ()))
+    screen = console()
+    screen.print("", work.table(swept), sep="\n")
+    if best := swept.groups[:1]:
+        screen.print("", work.groups_table(swept), sep="\n")
+        values = " ".join(f"--set {key}={value}" for key, value in best[0].values.items())
+        words = f"\nthe best {swept.metric}; to publish it: espalier run {config} {values}"
+        Console().print(escape(words), highlight=False, soft_wrap=True)
+    raise typer.Exit(swept.exit_code)
+
+
+@app.command()
+@errors
 def report(
     config: ConfigPath,
     run_id: Annotated[

@@ -335,6 +335,11 @@ class Config(BaseModel):
     card: Card = Field(default_factory=Card)
     beam: Beam = Field(default_factory=Beam)
     cluster: Cluster = Field(default_factory=Cluster)
+    sweep: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(
+        default_factory=dict,
+        description="Keys and the values to try, for `espalier sweep`: {train.learning_rate: "
+        "[1e-4, 3e-4], train.seed: [1, 2, 3]}. `run` does not read it.",
+    )
     runs: Place = Field(
         "runs", description="Folder for what runs leave: artifacts, metadata, logs, results."
     )
