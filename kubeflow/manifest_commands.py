@@ -7,9 +7,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from ..pipeline.cli import ConfigPath
-from ..terminal import errors
-from .commands import Overrides
+from ..terminal import ConfigPath, Overrides, errors
 
 commands = typer.Typer()
 
