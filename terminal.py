@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from . import masking
 from .errors import ConfigError, EspalierError
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The YAML file.")]
@@ -36,6 +37,7 @@ def errors(command: Callable[..., None]) -> Callable[..., None]:
     """Print a user's error as its message alone, and exit with its code."""
 
     @functools.wraps(command)
+    @masking.streams()
     def wrapped(*args: Any, **options: Any) -> None:
         try:
             command(*args, **options)
@@ -112,7 +114,8 @@ class Output:
         if not self.alone:
             return None
         # A copy: during a run, what libraries write to standard error goes to the log.
-        return Console(file=os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8"))
+        copy: Any = masking.Stream(os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8"))
+        return Console(file=copy)
 
     def show(self, data: Any, *parts: RenderableType, screen: Console | None = None) -> None:
         """Print the result.

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from ..masking import masked
 from .store import Node, Store
 
 Status = Literal["pushed", "not_blessed", "partial", "failed"]
@@ -98,7 +99,7 @@ class RunResult(BaseModel):
             names.append("latest.json")
         for name in names:
             temporary = folder / f".{name}.new"
-            temporary.write_text(self.model_dump_json(indent=1), encoding="utf-8")
+            temporary.write_text(masked(self.model_dump_json(indent=1)), encoding="utf-8")
             os.replace(temporary, folder / name)
         return folder / names[0]
 
