@@ -81,6 +81,7 @@ def open_log(file: Path) -> IO[str]:
     with file.open("ab") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", __name__],
+            cwd="/",  # modules of the current folder are none of ours
             env={**os.environ, _VARIABLE: json.dumps(_hidden)},
             stdin=subprocess.PIPE,
             stdout=out,

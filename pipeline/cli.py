@@ -12,6 +12,7 @@ from rich.markup import escape
 from ..errors import ConfigError
 from ..serving.commands import commands as serving_commands
 from ..terminal import AsJson, AsMarkdown, ConfigPath, Output, Overrides, errors
+from .doctor_commands import commands as doctor_commands
 from .drift_commands import commands as drift_commands
 from .version_commands import commands as version_commands
 
@@ -24,6 +25,7 @@ app = typer.Typer(
 app.add_typer(serving_commands)
 app.add_typer(version_commands)
 app.add_typer(drift_commands)
+app.add_typer(doctor_commands)
 
 Model = Annotated[
     Path, typer.Argument(metavar="MODEL", help="A model's folder of versions, or one version.")
