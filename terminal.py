@@ -113,9 +113,11 @@ class Output:
         """Where progress goes: standard error beside a result that stands alone, else None."""
         if not self.alone:
             return None
-        # A copy: during a run, what libraries write to standard error goes to the log.
-        copy: Any = masking.Stream(os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8"))
-        return Console(file=copy)
+        # A copy: during a run, what libraries write to standard error goes to the log. The process
+        # ends soon, and closes it.
+        copy = open(os.dup(2), "w", buffering=1, encoding="utf-8", closefd=False)  # noqa: SIM115
+        masked: Any = masking.Stream(copy)
+        return Console(file=masked)
 
     def show(self, data: Any, *parts: RenderableType, screen: Console | None = None) -> None:
         """Print the result.
