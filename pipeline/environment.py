@@ -31,7 +31,7 @@ def expand(tree: dict[str, Any], prefix: Sequence[str] = ()) -> list[Fault]:
     faults: list[Fault] = []
     for number, name in enumerate(given):
         if name in secrets and name in os.environ and (why := masking.hide(name, os.environ[name])):
-            faults.append((["secrets", number], f"{why}: it could not be kept out of them."))
+            faults.append((["secrets", number], f"{why}, so that it could not be masked."))
     for holder, key, path in _strings(tree, [], set()):
         if path[0] == "secrets" or tuple(path[: len(prefix)]) != tuple(prefix):
             continue
