@@ -7,15 +7,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from ..pipeline.cli import ConfigPath
-from ..terminal import errors
+from ..terminal import ConfigPath, Overrides, errors
 
 commands = typer.Typer()
-
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Set one key: push.to=gs://models/x."),
-]
 
 
 @commands.command("compile")

@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from ..errors import ConfigError
+from ..masking import masked
 from ..pipeline.config import Config, Resources
 from .entrypoint import EXAMPLE_GEN
 from .linting import lint
@@ -80,6 +81,12 @@ def _check(config: Config) -> None:
             "train.distribute is multi_worker, and a component of Kubeflow Pipelines is one pod. "
             "Leave it out here, or let a TFJob run the whole line: espalier manifests."
         )
+    for name, value in config.beam.options.items():
+        if (shown := masked(str(value))) != str(value):
+            raise ConfigError(
+                f"beam.options.{name} is {shown}, a secret, and a compiled pipeline would hold its "
+                f"value for everybody to read. Leave it out here."
+            )
     known = {*NODES, "all"}
     if unknown := sorted(set(config.cluster.resources) - known):
         raise ConfigError(

@@ -7,9 +7,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from ..pipeline.cli import ConfigPath
-from ..terminal import errors
-from .commands import Overrides
+from ..terminal import ConfigPath, Overrides, errors
 
 commands = typer.Typer()
 
@@ -66,6 +64,8 @@ def manifests(
     if needed.labels:
         where = "alone" if needed.certain else "where there are any"
         say(f"{needed.reason} Pods go to nodes labelled {' and '.join(needed.labels)} {where}.")
+    if job.secrets:
+        say(f"Set {', '.join(job.secrets)} in the TFJob's pods, from a Secret of yours.")
     way, others = "serving", "or KServe with kserve; training is a TFJob"
     if "serving/kustomization.yaml" not in files:
         say("TensorFlow Serving does not read s3:// itself: only KServe's manifest was written.")

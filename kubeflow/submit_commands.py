@@ -10,8 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..errors import ConfigError
-from ..pipeline.cli import Overrides
-from ..terminal import console, errors
+from ..terminal import AsJson, AsMarkdown, Output, Overrides, console, errors
 
 commands = typer.Typer()
 
@@ -98,28 +97,40 @@ def runs(
     token: Token = "",
     token_file: TokenFile = None,
     ca: Authority = None,
+    as_json: AsJson = False,
+    as_md: AsMarkdown = False,
 ) -> None:
     """Show the newest runs on Kubeflow Pipelines."""
-    from .server import Server, instant, seconds
+    from .server import Server
 
+    output = Output(as_json, as_md)
     server = Server(_named(host), **_access(token, token_file, ca, namespace))
     found = server.recent(limit, server.experiment(experiment, create=False) if experiment else "")
-    if not found:
-        _print("no runs")
+    rows = [_described(server, run) for run in found]
+    if not rows:
+        output.show(rows, "no runs")
         return
     table = Table("name", "state", "begun", "took", "link", box=None, padding=(0, 2, 0, 0))
-    for run in found:
-        state, begun = run.get("state", ""), instant(run.get("created_at"))
-        table.add_row(
-            escape(run.get("display_name", "")),
-            _word(state),
-            f"{begun.astimezone():%Y-%m-%d %H:%M}" if begun else "",
-            _took(seconds(run.get("created_at"), run.get("finished_at"))),
-            escape(server.link(run["run_id"])),
-        )
+    for row in rows:
+        begun = f"{row['begun'].astimezone():%Y-%m-%d %H:%M}" if row["begun"] else ""
+        name, link = escape(row["name"]), escape(row["link"])
+        table.add_row(name, _word(row["state"]), begun, _took(row["seconds"]), link)
     # A link that is broken in two opens nothing.
-    screen = console()
-    Console(width=max(screen.width, Console(width=10_000).measure(table).maximum)).print(table)
+    wide = max(console().width, Console(width=10_000).measure(table).maximum)
+    output.show(rows, table, screen=Console(width=wide))
+
+
+def _described(server: Any, run: dict[str, Any]) -> dict[str, Any]:
+    from .server import instant, seconds
+
+    return {
+        "id": run["run_id"],
+        "name": run.get("display_name", ""),
+        "state": run.get("state", ""),
+        "begun": instant(run.get("created_at")),
+        "seconds": seconds(run.get("created_at"), run.get("finished_at")),
+        "link": server.link(run["run_id"]),
+    }
 
 
 @commands.command()

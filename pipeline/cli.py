@@ -3,7 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -11,7 +11,8 @@ from rich.markup import escape
 
 from ..errors import ConfigError
 from ..serving.commands import commands as serving_commands
-from ..terminal import console, errors
+from ..terminal import AsJson, AsMarkdown, ConfigPath, Output, Overrides, errors
+from .doctor_commands import commands as doctor_commands
 from .drift_commands import commands as drift_commands
 from .explain_commands import commands as explain_commands
 from .version_commands import commands as version_commands
@@ -20,19 +21,14 @@ app = typer.Typer(
     name="espalier",
     help="Customise an open model, make it small, and put it behind TensorFlow Serving.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.add_typer(serving_commands)
 app.add_typer(version_commands)
 app.add_typer(drift_commands)
 app.add_typer(explain_commands)
+app.add_typer(doctor_commands)
 
-ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The YAML file.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Set one key for this run: train.epochs=1."),
-]
 Model = Annotated[
     Path, typer.Argument(metavar="MODEL", help="A model's folder of versions, or one version.")
 ]
@@ -66,6 +62,8 @@ def run(
         bool,
         typer.Option("--accept", help="Take the model without comparing it with the blessed one."),
     ] = False,
+    as_json: AsJson = False,
+    as_md: AsMarkdown = False,
 ) -> None:
     """Take the data through the whole line and publish the model if it is blessed.
 
@@ -76,18 +74,20 @@ def run(
     failed, 4 the model was not blessed.
     """
     from .config import Config
-    from .results import show
+    from .results import table
     from .runner import follow, is_follower
     from .runner import run as run_config
 
+    output = Output(as_json, as_md)
     job = Config.load(config, set_ or ())
     if is_follower(job):
-        follow(job)
+        follow(job, console=output.progress())
         return
     result = run_config(
-        job, runner=runner, from_node=from_node, to_node=to_node, cache=not no_cache, accept=accept
-    )
-    show(result, console())
+        job, runner=runner, from_node=from_node, to_node=to_node, cache=not no_cache,
+        accept=accept, console=output.progress(),
+    )  # fmt: skip
+    output.show(result.model_dump(), table(result))
     raise typer.Exit(result.exit_code)
 
 
@@ -98,6 +98,8 @@ def plan(
     set_: Overrides = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="As of `run`.")] = False,
     accept: Annotated[bool, typer.Option("--accept", help="As of `run`.")] = False,
+    as_json: AsJson = False,
+    as_md: AsMarkdown = False,
 ) -> None:
     """Say which components a run would execute, which come from the cache, and why.
 
@@ -108,15 +110,21 @@ def plan(
     from .plan import lines
     from .runner import foresee
 
+    output = Output(as_json, as_md)
     planned = foresee(Config.load(config, set_ or ()), cache=not no_cache, accept=accept)
-    screen = Console()
-    for line in lines(planned) or ["nothing to do: the last run had the same to go by"]:
-        screen.print(escape(line), highlight=False, soft_wrap=True)
+    said = lines(planned) or ["nothing to do: the last run had the same to go by"]
+    told = [{"component": one.name, "runs": one.runs, "why": one.why} for one in planned]
+    output.show(told, *map(escape, said))
 
 
 @app.command()
 @errors
-def sweep(config: ConfigPath, set_: Overrides = None) -> None:
+def sweep(
+    config: ConfigPath,
+    set_: Overrides = None,
+    as_json: AsJson = False,
+    as_md: AsMarkdown = False,
+) -> None:
     """Run every combination of the values in `sweep:` up to the Evaluator, and compare them.
 
     Nothing is pushed. Call it again after a kill, and it goes on. Exit codes: 0 all ran, 2 the
@@ -125,14 +133,14 @@ def sweep(config: ConfigPath, set_: Overrides = None) -> None:
     from . import sweep as work
     from .config import Config
 
-    swept = work.sweep(Config.load(config, set_ or ()))
-    screen = console()
-    screen.print("", work.table(swept), sep="\n")
+    output = Output(as_json, as_md)
+    swept = work.sweep(Config.load(config, set_ or ()), output.progress())
+    parts: list[Any] = ["", work.table(swept)]
     if best := swept.groups[:1]:
-        screen.print("", work.groups_table(swept), sep="\n")
         values = " ".join(f"--set {key}={value}" for key, value in best[0].values.items())
-        words = f"\nthe best {swept.metric}; to publish it: espalier run {config} {values}"
-        Console().print(escape(words), highlight=False, soft_wrap=True)
+        words = f"the best {swept.metric}; to publish it: espalier run {config} {values}"
+        parts += ["", work.groups_table(swept), "", escape(words)]
+    output.show({"runs": swept.rows, "groups": swept.groups}, *parts)
     raise typer.Exit(swept.exit_code)
 
 
@@ -221,6 +229,8 @@ def compress(
         str | None,
         typer.Option(metavar="FOLDER", help="Where to publish; the model's folder with -small."),
     ] = None,
+    as_json: AsJson = False,
+    as_md: AsMarkdown = False,
 ) -> None:
     """Make a pushed version small by a recipe, and publish it if it keeps to the budget.
 
@@ -231,13 +241,16 @@ def compress(
     from .compress import compress as work
     from .results import compression_table
 
-    done = work(model, recipe, data, to)
-    screen = console()
-    screen.print(compression_table(done.report))
-    screen.print(f"\n{escape(done.report['verdict'])}", highlight=False, soft_wrap=True)
+    output = Output(as_json, as_md)
+    done = work(model, recipe, data, to, output.progress())
     words = "[green]published[/]:" if done.kept else "[red]not published[/]; the best candidate is"
-    screen.print(f"{words} {escape(str(done.version))}", highlight=False, soft_wrap=True)
-    screen.print(f"report: {escape(str(done.work / 'report.json'))}", highlight=False)
+    output.show(
+        {"published": done.kept, "version": done.version, "report": done.report},
+        compression_table(done.report),
+        f"\n{escape(done.report['verdict'])}",
+        f"{words} {escape(str(done.version))}",
+    )
+    output.tell(f"report: {escape(str(done.work / 'report.json'))}")
     raise typer.Exit(done.exit_code)
 
 
@@ -255,6 +268,8 @@ def sensitivity(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE", help="The picture: SVG, PNG or PDF.")
     ] = Path("sensitivity.svg"),
+    as_json: AsJson = False,
+    as_md: AsMarkdown = False,
 ) -> None:
     """Show what each layer costs when it alone is pruned, clustered or quantized.
 
@@ -263,11 +278,12 @@ def sensitivity(
     from . import charts
     from .compress import sensitivity as work
 
+    result = Output(as_json, as_md)
     charts.check_picture(output)
-    found = work(model, data, recipe)
-    console().print(charts.sensitivity_table(found))
+    found = work(model, data, recipe, result.progress())
+    result.show(found, charts.sensitivity_table(found))
     charts.sensitivity_picture(found, output)
-    Console().print(f"\npicture: {escape(str(output))}", highlight=False, soft_wrap=True)
+    result.tell(f"\npicture: {escape(str(output))}")
 
 
 @app.command()
@@ -287,6 +303,8 @@ def recipes(
         Path,
         typer.Option("--output", "-o", metavar="FILE", help="The best recipe; a picture beside."),
     ] = Path("best-recipe.yaml"),
+    as_json: AsJson = False,
+    as_md: AsMarkdown = False,
 ) -> None:
     """Search for the recipe that suits a pushed version: all on few steps, the better half on more.
 
@@ -297,18 +315,18 @@ def recipes(
     from .compress import check_new, write_recipe
     from .compress import recipes as work
 
+    result = Output(as_json, as_md)
     check_new(output)
     picture = output.with_suffix(".svg")
     charts.check_picture(picture)
-    found = work(model, data, recipe, time_limit)
-    console().print(charts.recipes_table(found))
+    found = work(model, data, recipe, time_limit, result.progress())
+    best = found.best.model_dump(mode="json", exclude_unset=True)
+    result.show({**vars(found), "best": best}, charts.recipes_table(found))
     write_recipe(found, output)
     charts.recipes_picture(found, model.resolve().name, picture)
-    Console().print(
+    result.tell(
         f"\npicture: {escape(str(picture))}\nbest recipe: {escape(str(output))}; next: espalier "
-        f"compress {escape(str(model))} --recipe {escape(str(output))} --data {escape(data)}",
-        highlight=False,
-        soft_wrap=True,
+        f"compress {escape(str(model))} --recipe {escape(str(output))} --data {escape(data)}"
     )
 
 

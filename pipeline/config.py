@@ -16,12 +16,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+from .. import masking
 from ..components.names import SPLITS
 from ..errors import ConfigError
 from ..trainer import families
 from ..trainer.compression.settings import Compress
 from ..trainer.preprocess import INPUTS, LABEL
 from ..trainer.settings import Augment, Export, Section, Train
+from . import environment
 
 Metric = Literal["accuracy", "f1", "auc", "precision", "recall", "specificity", "loss"]
 FORMATS = ("csv", "parquet", "tfrecord", "images")
@@ -343,6 +345,11 @@ class Config(BaseModel):
     runs: Place = Field(
         "runs", description="Folder for what runs leave: artifacts, metadata, logs, results."
     )
+    secrets: list[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]] = Field(
+        default=[],
+        description="Variables of the environment that this file refers to as ${NAME}, and whose "
+        "values are written nowhere. They may stand in beam.options alone.",
+    )
 
     @model_validator(mode="after")
     def _goes_together(self) -> "Config":
@@ -368,30 +375,38 @@ class Config(BaseModel):
         try:
             self.__pydantic_validator__.validate_python(values, self_instance=self)
         except ValidationError as error:
-            raise ConfigError("\n".join(_sentences(error, where, values, Config))) from None
+            faults = "\n".join(_sentences(error, where, values, Config))
+            raise ConfigError(masking.masked(faults)) from None
 
     @classmethod
     def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> "Config":
-        """Read a YAML file and apply `key.path=value` overrides.
+        """Read a YAML file, apply `key.path=value` overrides, and put the environment's values in
+        place of `${NAME}`.
 
         Raises:
             ConfigError: with a line per fault: file, line, key path, found, expected.
         """
-        text = _read(Path(path))
-        tree = _parse(text, str(path))
+        tree = _parse(_read(Path(path)), str(path))
         for override in overrides:
             _apply(tree, override)
+        _expand(tree, str(path))
         config = cls.__new__(cls)
         config._fill(tree, str(path))  # not __init__(**tree), which would lose the line numbers
         return config
 
+    def written(self) -> dict[str, Any]:
+        """The resolved configuration as a file has it: every default filled in, secrets as
+        `${NAME}`."""
+        tree: dict[str, Any] = environment.restore(self.model_dump(mode="json", by_alias=True))
+        return tree
+
     def to_yaml(self) -> str:
-        """The resolved configuration, every default filled in."""
+        """The same as YAML; `load` makes this configuration of it."""
         out, yaml = io.StringIO(), YAML()
         yaml.representer.add_representer(
             type(None), lambda dumper, _: dumper.represent_scalar("tag:yaml.org,2002:null", "null")
         )
-        yaml.dump(self.model_dump(mode="json", by_alias=True), out)
+        yaml.dump(self.written(), out)
         return out.getvalue()
 
     @property
@@ -422,6 +437,7 @@ def load_section(path: str | Path, name: str, model: type[Part]) -> Part:
             f"{path}: a configuration without `{name}:`. Expected that section in it, or a file "
             f"with {', '.join(model.model_fields)} at its top."
         )
+    _expand(tree, str(path), prefix)
     try:
         return model.model_validate(section)
     except ValidationError as error:
@@ -451,12 +467,25 @@ def _parse(text: str, where: str) -> Any:
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f":{mark.line + 1}" if mark else ""
-        raise ConfigError(f"{where}{line}: not valid YAML: {error.problem}") from None
+        quoted = '. Between braces write it in quotes: "${NAME}"'
+        hint = quoted if mark and "${" in text.splitlines()[mark.line] else ""
+        raise ConfigError(f"{where}{line}: not valid YAML: {error.problem}{hint}") from None
     except (YAMLError, ValueError) as error:
         raise ConfigError(f"{where}: not valid YAML: {error}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{where}: expected `key: value` lines, found {type(tree).__name__}.")
     return tree
+
+
+def _expand(tree: dict[str, Any], where: str, prefix: Sequence[str] = ()) -> None:
+    if faults := environment.expand(tree, prefix):
+        raise ConfigError("\n".join(f"{_place(tree, where, p)}: {why}" for p, why in faults))
+
+
+def _place(tree: Any, where: str, path: Sequence[Any]) -> str:
+    """The file, the line and the key."""
+    line = _line(tree, path)
+    return f"{where}{f':{line}' if line else ''}: {'.'.join(map(str, path)) or '(top)'}"
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
@@ -483,11 +512,7 @@ def _sentences(
     for path, fault in faults:
         if any(len(other) > len(path) and other[: len(path)] == path for other, _ in faults):
             continue  # a union's other branch: the deeper fault says more
-        key_path = [*prefix, *path]
-        line = _line(tree, key_path)
-        place = f"{where}:{line}" if line else where
-        key = ".".join(map(str, key_path)) or "(top)"
-        lines[f"{place}: {key}: {_reason(fault, model)}"] = None
+        lines[f"{_place(tree, where, [*prefix, *path])}: {_reason(fault, model)}"] = None
     return list(lines)
 
 

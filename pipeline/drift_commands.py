@@ -1,14 +1,13 @@
 """The command that watches what comes in: `drift`."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from ..terminal import console, errors
+from ..terminal import AsJson, AsMarkdown, ConfigPath, Output, Overrides, errors
 
 if TYPE_CHECKING:
     from .drift import Drift
@@ -20,17 +19,16 @@ _STYLES = {"ok": "green", "alarm": "bold red", "too few": "yellow"}
 @commands.command()
 @errors
 def drift(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The YAML file.")],
+    config: ConfigPath,
     log: Annotated[
         str, typer.Argument(metavar="LOG", help="Logged requests: a file, a folder or a glob.")
     ],
     threshold: Annotated[
         float, typer.Option(min=0, max=1, help="The largest distance that is no alarm.")
     ] = 0.1,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Set one key for this call: runs=DIR."),
-    ] = None,
+    set_: Overrides = None,
+    as_json: AsJson = False,
+    as_md: AsMarkdown = False,
 ) -> None:
     """Compare requests that a server has logged with the rows that the model was trained on.
 
@@ -40,9 +38,14 @@ def drift(
     from .config import Config
     from .drift import compare
 
+    output = Output(as_json, as_md)
     found = compare(Config.load(config, set_ or ()), log, threshold)
-    console().print(table(found))
-    Console().print(f"\n{escape(found.verdict)}", highlight=False, soft_wrap=True)
+    features = [{**vars(one), "verdict": one.verdict} for one in found.features]
+    output.show(
+        {**vars(found), "features": features, "alarms": found.alarms, "verdict": found.verdict},
+        table(found),
+        f"\n{escape(found.verdict)}",
+    )
     raise typer.Exit(found.exit_code)
 
 

@@ -187,6 +187,22 @@ def _ordered(found: "Explanation") -> list[tuple[str, float]]:
     return sorted(pairs, key=lambda pair: -abs(pair[1]))
 
 
+def told(explained: Explained) -> dict[str, Any]:
+    """JSON-ready: the scores, and each word with what it adds, or each pixel's row by row."""
+    found = explained.found
+    parts: Any = [float(part) for part in found.parts] if found.words else found.parts.tolist()
+    return {
+        "version": str(explained.version),
+        "row": explained.asked.place,
+        "is": explained.asked.label,
+        "label": found.label,
+        "score": found.score,
+        "baseline": found.baseline,
+        "words": list(found.words),
+        "parts": parts,
+    }
+
+
 def write(explained: Explained, file: Path) -> Path:
     """Write the page that shows it.
 

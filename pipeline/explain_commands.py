@@ -4,11 +4,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from ..errors import ConfigError
-from ..terminal import console, errors
+from ..terminal import AsJson, AsMarkdown, Output, errors
 
 commands = typer.Typer()
 
@@ -43,6 +42,8 @@ def explain(
         ),
     ] = None,
     open_: Annotated[bool, typer.Option("--open", help="Show the page in a browser.")] = False,
+    as_json: AsJson = False,
+    as_md: AsMarkdown = False,
 ) -> None:
     """Show which words or pixels gave a model's answer, by integrated gradients.
 
@@ -54,16 +55,15 @@ def explain(
     if [text, image, row].count(None) != 2:
         raise ConfigError("give one of --text, --image and --row.")
     texts = [one for one in (text, pair) if one is not None]
+    out = Output(as_json, as_md)
     explained = work.explain(model, texts=texts, image=image, row=row, data=data, label=label)
-    screen = console()
-    if explained.found.words:
-        for shown in (work.coloured(explained.found), "", work.table(explained.found), ""):
-            screen.print(shown)
-    Console().print(escape(explained.verdict), highlight=False, soft_wrap=True)
-    if output is None and (open_ or image or not explained.found.words):
+    found = explained.found
+    words = (work.coloured(found), "", work.table(found), "") if found.words else ()
+    out.show(work.told(explained), *words, escape(explained.verdict))
+    if output is None and (open_ or (not found.words and not out.alone)):
         output = Path("explanation.html")
     if output is not None:
         file = work.write(explained, output)
-        Console().print(f"page: {escape(str(file))}", highlight=False, soft_wrap=True)
+        out.tell(f"page: {escape(str(file))}")
         if open_:
             typer.launch(str(file))

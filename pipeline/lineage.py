@@ -1,6 +1,8 @@
 """Which data, settings and checkpoint gave a pushed version: read from ML Metadata alone."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.markup import escape
 from rich.tree import Tree
@@ -10,11 +12,43 @@ from ..trainer.export import DESCRIPTION
 from . import results, versions
 from .config import Config
 from .store import Node
-from .versions import Pushed
 
 
-def tree(config: Config, version: str | None = None) -> Tree:
-    """The history of one pushed version, as a tree to print.
+@dataclass(frozen=True)
+class Origin:
+    """What a pushed version came of.
+
+    Attributes:
+        name: the pipeline's.
+        version: its number.
+        folder: where it was published.
+        there: whether it still is (a remote one is not looked for).
+        when: ISO time of the push, or of the rollback.
+        run: the run that made the model.
+        copy_of: the version that a rollback copied; "" if this is not a copy.
+        verdict: the Evaluator's, in a sentence.
+        data: hash of the data's content; "" where the run's results are gone.
+        start: what training started from, and its hash; "" where that is not known.
+        components: name, state, seconds and what it produced, of each in the order of its start.
+        config: the resolved YAML; "" where the run's results are gone.
+    """
+
+    name: str
+    version: str
+    folder: str
+    there: bool
+    when: str
+    run: str
+    copy_of: str
+    verdict: str
+    data: str
+    start: str
+    components: list[dict[str, Any]]
+    config: str
+
+
+def find(config: Config, version: str | None = None) -> Origin:
+    """Look up one pushed version.
 
     Args:
         config: the pipeline whose metadata is read.
@@ -33,32 +67,45 @@ def tree(config: Config, version: str | None = None) -> Tree:
             f"no run of {config.name} pushed version {version}; pushed were: "
             f"{', '.join(sorted(known, key=int))}."
         )
-    return _draw(config, known[version], history.runs[known[version].run])
-
-
-def _draw(config: Config, pushed: Pushed, nodes: dict[str, Node]) -> Tree:
-    root = Tree(f"[bold]{escape(config.name)}[/] version [bold]{pushed.version}[/]")
-    gone = "" if Path(pushed.folder).exists() else " [red](deleted since)[/]"
-    made = f"by the run of {pushed.run}"
-    if pushed.copy_of:
-        made = (
-            f"by the rollback of {pushed.when}; a copy of version {pushed.copy_of}, pushed {made}"
-        )
-    root.add(f"pushed to {escape(pushed.folder)}{gone} {made}")
-    if verdict := nodes.get("Evaluator"):
-        root.add(escape(results.produced(verdict)))
+    pushed = known[version]
+    nodes = history.runs[pushed.run]
     record = results.of_run(config.home / "results", pushed.run)
-    if record:
-        root.add(f"from data with the hash {record.data}")
-    checkpoint = _checkpoint(nodes)
-    if checkpoint:
-        root.add(f"training started from {escape(checkpoint)}")
+    return Origin(
+        name=config.name,
+        version=version,
+        folder=pushed.folder,
+        there="://" in pushed.folder or Path(pushed.folder).exists(),
+        when=pushed.when,
+        run=pushed.run,
+        copy_of=pushed.copy_of,
+        verdict=results.produced(nodes["Evaluator"]) if "Evaluator" in nodes else "",
+        data=record.data if record else "",
+        start=_checkpoint(nodes),
+        components=[one.model_dump() for one in results.components(list(nodes.values()))],
+        config=record.config.rstrip() if record else "",
+    )
+
+
+def tree(found: Origin) -> Tree:
+    """The same as a tree to print."""
+    root = Tree(f"[bold]{escape(found.name)}[/] version [bold]{found.version}[/]")
+    gone = "" if found.there else " [red](deleted since)[/]"
+    made = f"by the run of {found.run}"
+    if found.copy_of:
+        made = f"by the rollback of {found.when}; a copy of version {found.copy_of}, pushed {made}"
+    root.add(f"pushed to {escape(found.folder)}{gone} {made}")
+    if found.verdict:
+        root.add(escape(found.verdict))
+    if found.data:
+        root.add(f"from data with the hash {found.data}")
+    if found.start:
+        root.add(f"training started from {escape(found.start)}")
     branch = root.add("made by")
-    for node in nodes.values():
-        words = escape(results.produced(node))
-        branch.add(f"{node.name} [dim]({node.state}, {node.seconds:.1f} s)[/] {words}")
-    if record:
-        root.add("settings").add(escape(record.config.rstrip()))
+    for one in found.components:
+        words = escape(one["produced"])
+        branch.add(f"{one['name']} [dim]({one['state']}, {one['seconds']:.1f} s)[/] {words}")
+    if found.config:
+        root.add("settings").add(escape(found.config))
     return root
 
 

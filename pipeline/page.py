@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..errors import ConfigError
+from ..masking import masked
 
 Block = dict[str, Any]
 _MOST = 40  # rows of a table; what is left out is said
@@ -117,7 +118,7 @@ def save(html: str, file: Path) -> Path:
     temporary = file.with_name(f".{file.name}.new")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(html, encoding="utf-8")
+        temporary.write_text(masked(html), encoding="utf-8")
         os.replace(temporary, file)
     except OSError as error:
         raise ConfigError(f"{file}: cannot be written: {error.strerror}.") from None

@@ -16,6 +16,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from .. import masking
 from .results import produced
 from .store import Node
 
@@ -39,12 +40,13 @@ def quiet(log: Path) -> Iterator[IO[str]]:
         if sys.stdout.fileno() == 1:
             screen = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     # Never closed: log handlers that libraries make meanwhile go on writing to it.
-    file = log.open("a", encoding="utf-8", buffering=1)
+    file = masking.open_log(log)
     os.dup2(file.fileno(), 1)
     os.dup2(file.fileno(), 2)
     try:
         with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
-            yield screen
+            shown: Any = masking.Stream(screen)
+            yield shown
     finally:
         for number, copy in enumerate(saved, start=1):
             os.dup2(copy, number)

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from ..masking import masked
 from .store import Node, Store
 
 Status = Literal["pushed", "not_blessed", "partial", "failed"]
@@ -98,7 +99,7 @@ class RunResult(BaseModel):
             names.append("latest.json")
         for name in names:
             temporary = folder / f".{name}.new"
-            temporary.write_text(self.model_dump_json(indent=1), encoding="utf-8")
+            temporary.write_text(masked(self.model_dump_json(indent=1)), encoding="utf-8")
             os.replace(temporary, folder / name)
         return folder / names[0]
 
@@ -140,7 +141,7 @@ def collect(name: str, store: Store, run: str) -> RunResult:
     """Read a run's results out of its metadata and artifacts."""
     nodes = {node.name: node for node in store.nodes(run)}
     result = RunResult(name=name, run=run, status="partial")
-    result.components = _components(list(nodes.values()))
+    result.components = components(list(nodes.values()))
     if examples := nodes.get("ExampleGen"):
         result.skipped = _skipped(examples)
     if gate := nodes.get("DataGate"):
@@ -169,11 +170,12 @@ def collect(name: str, store: Store, run: str) -> RunResult:
 
 def failed(name: str, store: Store, run: str, failure: str) -> RunResult:
     """What is known of a run that failed."""
-    made = _components(store.nodes(run))
+    made = components(store.nodes(run))
     return RunResult(name=name, run=run, status="failed", failure=failure, components=made)
 
 
-def _components(nodes: list[Node]) -> list[Component]:
+def components(nodes: list[Node]) -> list[Component]:
+    """What is known of each, in words."""
     return [
         Component(name=n.name, state=n.state, seconds=n.seconds, produced=produced(n))
         for n in nodes
@@ -263,12 +265,8 @@ _SPEAKERS = {
 }
 
 
-def show(result: RunResult, console: Console) -> None:
-    """Print the closing table."""
-    console.print(_table(result))
-
-
-def _table(result: RunResult) -> RenderableType:
+def table(result: RunResult) -> Group:
+    """The closing tables of a run."""
     parts: list[RenderableType] = []
     facts = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     if result.rows:

@@ -253,7 +253,7 @@ def _base_run(config: Config, data: str, start: str, from_node: str) -> str:
         )
     before = found[-1]
     old = YAML(typ="safe").load(before.config)
-    now = config.model_dump(mode="json", by_alias=True)
+    now = config.written()
     contents = {"data": before.data != data, "model": before.start != start}
     for section, reader in _READ_BY.items():
         changed = old.get(section) != now[section] or contents.get(section)

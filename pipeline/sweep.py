@@ -4,9 +4,10 @@ Each is a run of its own up to the Evaluator, with its own lineage; what they sh
 once, by TFX's cache. Nothing is pushed.
 """
 
+import copy
 import itertools
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -103,8 +104,8 @@ def variants(config: Config) -> list[Variant]:
         if key.partition(".")[0] in _FIXED
     ]
     count = 1
-    for values in config.sweep.values():
-        count *= len(values)
+    for tried in config.sweep.values():
+        count *= len(tried)
     if count > _MOST:
         faults.append(f"sweep: {count} combinations; at most {_MOST} are run. Take values out.")
     if faults:
@@ -123,15 +124,13 @@ def variants(config: Config) -> list[Variant]:
     return found
 
 
-def _with(plain: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    changed = dict(plain)
+def _with(plain: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    changed = copy.deepcopy(plain)
     for key, value in values.items():
         place, (*parents, last) = changed, key.split(".")
         for parent in parents:
-            inner = place.get(parent)
-            if not isinstance(inner, dict):
+            if not isinstance(place.get(parent), dict):
                 raise ConfigError(f"sweep: {key}: there is no section {parent!r} here.")
-            place[parent] = dict(inner)
             place = place[parent]
         place[last] = value
     return changed

@@ -1,26 +1,24 @@
 """The commands for pushed versions: `ls`, `show`, `rollback` and `rm`."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from ..terminal import console, errors
+from ..terminal import AsJson, AsMarkdown, ConfigPath, Output, Overrides, errors
 
 commands = typer.Typer()
-
-ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The YAML file.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Set one key: push.to=models/other."),
-]
 
 
 @commands.command()
 @errors
-def ls(config: ConfigPath, set_: Overrides = None) -> None:
+def ls(
+    config: ConfigPath,
+    set_: Overrides = None,
+    as_json: AsJson = False,
+    as_md: AsMarkdown = False,
+) -> None:
     """List the pushed versions, and the runs that pushed none; the newest first.
 
     A run that came to a version which was there already has no line of its own.
@@ -28,8 +26,11 @@ def ls(config: ConfigPath, set_: Overrides = None) -> None:
     from . import versions
     from .config import Config
 
+    output = Output(as_json, as_md)
     job = Config.load(config, set_ or ())
-    console().print(versions.table(versions.rows(job), job.evaluate.measured[0]))
+    rows, metric = versions.rows(job), job.evaluate.measured[0]
+    data = [{**vars(row), "metric": metric, "value": row.metric} for row in rows]
+    output.show(data, versions.table(rows, metric))
 
 
 @commands.command()
@@ -41,12 +42,16 @@ def show(
         typer.Argument(metavar="[VERSION]", help="A pushed version's number; else the newest."),
     ] = None,
     set_: Overrides = None,
+    as_json: AsJson = False,
+    as_md: AsMarkdown = False,
 ) -> None:
     """Show which data, settings and checkpoint gave a pushed version, and its verdict."""
     from .config import Config
-    from .lineage import tree
+    from .lineage import find, tree
 
-    Console().print(tree(Config.load(config, set_ or ()), version))
+    output = Output(as_json, as_md)
+    found = find(Config.load(config, set_ or ()), version)
+    output.show(found, tree(found))
 
 
 @commands.command()

@@ -17,7 +17,7 @@ from typer.core import TyperCommand
 
 from .. import cpu
 from ..errors import ConfigError
-from ..terminal import console, errors
+from ..terminal import AsJson, AsMarkdown, Output, errors
 
 commands = typer.Typer()
 
@@ -322,6 +322,8 @@ def predict(
     token_file: TokenFile = None,
     ca: Authority = None,
     cert: Certificate = None,
+    as_json: AsJson = False,
+    as_md: AsMarkdown = False,
 ) -> None:
     """Predict from a server, or in this process from the newest pushed version.
 
@@ -331,6 +333,9 @@ def predict(
     _log_plainly()
     from .predictor import Predictor
 
+    result = Output(as_json, as_md)
+    if file is not None and result.alone:
+        raise ConfigError("--csv writes a CSV; leave --json and --md out.")
     rows: list[Any] = [*(image or text or [])]
     predictor = Predictor(target, **_connection(token_file, ca, cert))
     if file is not None:
@@ -343,12 +348,17 @@ def predict(
         raise ConfigError(f"{target}: give what this model reads, with {wanted}.")
     rows = rows or [line.rstrip("\n") for line in sys.stdin]
     predictions = predictor.predict(rows, text_pair)
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("image" if image else "text", "label", "score"):
+    kind, table = "image" if image else "text", Table(box=None, padding=(0, 2, 0, 0))
+    for name in (kind, "label", "score"):
         table.add_column(name, justify="right" if name == "score" else "left")
     for one, prediction in zip(rows, predictions, strict=True):
         table.add_row(escape(str(one)), escape(prediction.label), f"{prediction.score:.4f}")
-    Console().print(table)
+    pairs = [{"text_pair": one} for one in text_pair] if text_pair else [{}] * len(rows)
+    data = [
+        {kind: row, **pair, **vars(one)}
+        for row, pair, one in zip(rows, pairs, predictions, strict=True)
+    ]
+    result.show(data, table, screen=Console())
 
 
 @commands.command()
@@ -361,6 +371,8 @@ def smoke(
     token_file: TokenFile = None,
     ca: Authority = None,
     cert: Certificate = None,
+    as_json: AsJson = False,
+    as_md: AsMarkdown = False,
 ) -> None:
     """Send a server the request that a pushed version carries, and compare the answer.
 
@@ -370,6 +382,7 @@ def smoke(
     from .predictor import parse_address
     from .smoke import smoke as replay
 
+    result = Output(as_json, as_md)
     if (address := parse_address(target)) is None:
         raise ConfigError(f"{target}: a server's HOST:PORT/MODEL is expected.")
     with Client(*address, **_connection(token_file, ca, cert)) as client:
@@ -378,7 +391,7 @@ def smoke(
     for one in compared:
         verdict = "[green]alike[/]" if one.alike else "[red]differs[/]"
         table.add_row(one.output, escape(one.expected), escape(one.found), verdict)
-    console().print(table)
+    result.show(compared, table)
     raise typer.Exit(0 if all(one.alike for one in compared) else 5)
 
 
@@ -416,6 +429,8 @@ def load(
     token_file: TokenFile = None,
     ca: Authority = None,
     cert: Certificate = None,
+    as_json: AsJson = False,
+    as_md: AsMarkdown = False,
 ) -> None:
     """Measure how many requests a server answers, and how fast: a load test over gRPC.
 
@@ -428,6 +443,7 @@ def load(
     from .load_requests import Given, bodies
     from .predictor import parse_address
 
+    shown = Output(as_json, as_md)
     if (address := parse_address(target)) is None:
         raise ConfigError(f"{target}: a server's HOST:PORT/MODEL is expected.")
     if concurrency and rate:
@@ -441,9 +457,9 @@ def load(
     plan = load_test.Plan(concurrency or 8, rate, seconds, warmup_seconds, batch)
     with _progress(plan.warmup_seconds + plan.seconds) as told:
         result = load_test.run(address[0], sent, plan, Connection(**known), told)
-    console().print(load_test.table(result))
+    shown.show(load_test.facts(result), load_test.table(result))
     if result.first_error:
-        console().print(f"the first error: {escape(result.first_error)}", highlight=False)
+        shown.tell(f"the first error: {escape(result.first_error)}")
     if output is not None:
         pace = f"{rate:g} requests/s" if rate else f"{plan.concurrency} requests at once"
         load_test.picture(result, f"{address[1]}, {pace}, {batch} row(s) each", output)

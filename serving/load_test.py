@@ -197,6 +197,21 @@ class _Load:
         return Result(ended, took, errors, said, seconds, self._plan.batch)
 
 
+def facts(result: Result) -> dict[str, Any]:
+    """The same numbers as `table` has, by name; times in ms, NaN where nothing succeeded."""
+    return {
+        "requests": result.requests,
+        "requests_per_second": result.per_second,
+        "rows_per_second": result.per_second * result.batch,
+        "latency_ms": {
+            **{f"p{one:g}": result.percentile(one) for one in PERCENTILES},
+            "max": result.percentile(100),
+        },
+        "errors": dict(result.errors),
+        "first_error": result.first_error,
+    }
+
+
 def table(result: Result) -> Table:
     """One line: how many, how fast, how long, what failed."""
     shown = Table(box=None, padding=(0, 2, 0, 0))

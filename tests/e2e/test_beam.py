@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from espalier import Config, RunResult, run
+from espalier import Config, RunResult, masking, run
 
 
 @pytest.fixture
@@ -37,18 +37,32 @@ def job_server(tmp_path: Path) -> Iterator[str]:
         server.wait()
 
 
-def test_a_portable_runner_gives_the_same_results(
-    job: Any, first_run: RunResult, job_server: str, tmp_path: Path
+def test_a_portable_runner_gives_the_same_results_and_its_secret_stays_one(
+    job: Any,
+    first_run: RunResult,
+    job_server: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    options = f"{{job_endpoint: {job_server}, environment_type: LOOPBACK, job_server_timeout: 600}}"
+    secret = "kept/Nowhere+1"
+    monkeypatch.setenv("BEAM_KEY", secret)
+    monkeypatch.setattr(masking, "_names", {})  # later tests may write what they like
+    options = f"job_endpoint: {job_server}, environment_type: LOOPBACK, job_server_timeout: 600"
+    options += ", s3_secret_access_key: '${BEAM_KEY}'"
     config = Config.load(
         job.yaml,
-        [f"runs={tmp_path}/runs", f"push.to={tmp_path}/models",
-         f"beam={{runner: portable, options: {options}}}"],
+        [f"runs={tmp_path}/runs", f"push.to={tmp_path}/models", "secrets=[BEAM_KEY]",
+         f"beam={{runner: portable, options: {{{options}}}}}"],
     )  # fmt: skip
+    assert config.beam.options["s3_secret_access_key"] == secret
     result = run(config)
     assert result.status == "pushed"
     assert result.rows == first_run.rows
     assert result.metrics == first_run.metrics
     done = (tmp_path / "job_server.log").read_text().count("with state DONE")
     assert done == 4  # ExampleGen, StatisticsGen, Transform, Evaluator
+    written = [file for name in ("runs", "models") for file in (tmp_path / name).rglob("*")]
+    found = {file: file.read_bytes() for file in written if file.is_file()}
+    assert [file for file, content in found.items() if secret.encode() in content] == []
+    named = {file.suffix for file, content in found.items() if b"${BEAM_KEY}" in content}
+    assert named >= {".json", ".html", ".yaml", ".sqlite"}

@@ -1,5 +1,6 @@
 """`espalier drift` on what a real server logged of a model that a real run pushed."""
 
+import json
 import os
 import re
 import subprocess
@@ -76,8 +77,12 @@ def test_requests_of_another_kind_give_alarm(
     job: Any, first_run: RunResult, logged: Callable[[list[str]], str]
 ) -> None:
     texts = [f"Wo bleibt meine Bestellung {n}? Ich warte seit {n} Tagen." for n in range(200)]
-    done = job.cli("drift", str(job.yaml), logged(texts))
+    log = logged(texts)
+    done = job.cli("drift", str(job.yaml), log)
     assert done.returncode == 6, done.stdout + done.stderr
     assert "Alarm: 200 logged rows differ" in done.stdout
     assert "text: new words" in done.stdout.splitlines()[-1]
     assert "Traceback" not in done.stderr
+    told = json.loads(job.cli("drift", str(job.yaml), log, "--json").stdout)
+    assert told["verdict"].startswith("Alarm: ") and "text: new words" in told["alarms"]
+    assert {one["verdict"] for one in told["features"]} >= {"alarm"}

@@ -201,6 +201,18 @@ def test_the_beam_runner_and_a_part_of_the_line(job: Any, first_run: RunResult) 
     assert "Trainer" not in {c.name for c in result.components}
 
 
+def test_a_script_gets_the_result_alone(job: Any, first_run: RunResult) -> None:
+    done = job.cli("run", str(job.yaml), "--to", "SchemaGen", "--no-cache", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["status"] == "partial"
+    assert {"ExampleGen", "SchemaGen"} <= {one["name"] for one in told["components"]}
+    assert re.search(r"StatisticsGen +done", done.stderr)
+    assert not re.search(r"INFO|WARNING|tensorflow/core", done.stderr)
+    done = job.cli("run", str(job.yaml), "--to", "Nowhere", "--json")
+    assert (done.returncode, done.stdout) == (2, "")
+
+
 def test_a_terminal_shows_lines_and_none_of_tfxs_own_output(job: Any, first_run: RunResult) -> None:
     command = [sys.executable, "-m", "espalier.pipeline.cli", "run", str(job.yaml)]
     screen = on_a_terminal([*command, "--to", "SchemaGen", "--no-cache"])

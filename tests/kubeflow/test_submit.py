@@ -506,6 +506,7 @@ def test_tls(tmp_path: Path, backend: Any) -> None:
 
 def test_runs(host: str, backend: Any, spec: Path, pauses: list[float]) -> None:
     assert espalier("runs", "--host", host).output == "no runs\n"
+    assert espalier("runs", "--host", host, "--json").output == "[]\n"
     espalier("submit", "--spec", spec, "--host", host)
     espalier("submit", "--spec", spec, "--host", host, "--experiment", "Nightly")
     first, second = backend.runs
@@ -517,6 +518,9 @@ def test_runs(host: str, backend: Any, spec: Path, pauses: list[float]) -> None:
     ]
     assert "pending" in rows[0] and "2:01:01" not in rows[0]
     assert "succeeded" in rows[1] and "2:01:01" in rows[1]
+    told = json.loads(espalier("runs", "--host", host, "--json").stdout)
+    assert [(one["id"], one["seconds"]) for one in told] == [(second, None), (first, 7261.0)]
+    assert espalier("runs", "--host", host, "--md").stdout.count("\n") == 4
 
     only = espalier("runs", "--host", host, "--experiment", "Nightly").output
     assert second in only and first not in only

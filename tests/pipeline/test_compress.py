@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from espalier.errors import ConfigError, DataError
 from espalier.pipeline import charts
+from espalier.pipeline import compress as work
 from espalier.pipeline.cli import app
 from espalier.pipeline.compress import Sensitivity, open_trained, write_recipe
 from espalier.pipeline.config import load_section
@@ -230,6 +231,45 @@ def test_the_front_is_shown(tmp_path: Path) -> None:
     charts.recipes_picture(found(), "reviews", tmp_path / "r.png")
     with Image.open(tmp_path / "r.png") as picture:
         assert picture.width > 1000
+
+
+def test_sensitivity_and_recipes_for_a_script(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(work, "sensitivity", lambda *given: SENSITIVITY)
+    monkeypatch.setattr(work, "recipes", lambda *given: found())
+    done = CliRunner().invoke(app, ["sensitivity", "m", "--data", "d", "--json"])
+    told = json.loads(done.stdout)
+    assert told["layers"] == SENSITIVITY.layers and told["steps"] == SENSITIVITY.steps
+    assert done.stderr.strip() == "picture: sensitivity.svg"
+    done = CliRunner().invoke(app, ["recipes", "m", "--data", "d", "--json"])
+    told = json.loads(done.stdout)
+    assert [one["name"] for one in told["points"]] == ["int8", "other"]
+    assert told["points"][0]["figures"]["gzipped"] == 1_000_000
+    assert told["best"] == {"steps": [{"quantize": {}}], "budget": {"size": "3x"}}
+    assert told["front"] == ["int8"] and "best recipe: best-recipe.yaml" in done.stderr
+    done = CliRunner().invoke(app, ["sensitivity", "m", "--data", "d", "--md"])
+    assert "| logits | 64 | +0.0010 | -0.0100 | -0.0300 | +0.3000 \\< |" in done.stdout
+
+
+def test_compress_for_a_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = {
+        "accuracy": 0.9, "agreement": 1.0, "bytes": 4e6, "gzipped": 4e6, "tflite": {},
+        "latency_ms": {size: {"median": 2.0} for size in ("1", "32")},
+    }  # fmt: skip
+    report = {"verdict": "Over: a [b]", "chosen": "int8", "candidates": [
+        {"name": "trained", "figures": figures}, {"name": "int8", "figures": figures},
+    ]}  # fmt: skip
+    done = work.Compressed(report, False, Path("v"), tmp_path)
+    monkeypatch.setattr(work, "compress", lambda *given: done)
+    command = ["compress", "m", "--data", "d", "--recipe", "r.yaml"]
+    ended = CliRunner().invoke(app, [*command, "--json"])
+    assert ended.exit_code == 4
+    assert json.loads(ended.stdout) == {"published": False, "version": "v", "report": report}
+    lines = CliRunner().invoke(app, [*command, "--md"]).stdout.splitlines()
+    assert lines[2] == "| after | accuracy | agrees | MB | gzipped | 1 row, ms | 32 rows |"
+    assert lines[-3:] == ["Over: a [b]", "", "not published; the best candidate is v"]
 
 
 def test_the_best_recipe_is_one_that_compress_takes(tmp_path: Path) -> None:

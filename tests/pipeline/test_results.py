@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from espalier import RunResult
-from espalier.pipeline.results import latest, show
+from espalier.pipeline.results import latest, table
 
 
 def result(**changes: object) -> RunResult:
@@ -58,7 +58,7 @@ def test_a_metric_that_is_not_defined_is_shown_as_a_dash(tmp_path: Path) -> None
     again = latest(tmp_path)
     assert again is not None
     console = Console(file=io.StringIO(), width=100)
-    show(again, console)
+    console.print(table(again))
     assert re.search(r"overall +9 +-", console.file.getvalue())  # type: ignore[attr-defined]
 
 
@@ -87,9 +87,9 @@ def test_exit_codes() -> None:
 
 
 def shown(one: RunResult) -> str:
-    """What `show` prints on a terminal of 100 columns."""
+    """What a run prints on a terminal of 100 columns."""
     console = Console(width=100, record=True, file=io.StringIO())
-    show(one, console)
+    console.print(table(one))
     return console.export_text()
 
 

@@ -176,6 +176,24 @@ def test_ls_prints_a_table(three: Line) -> None:
     ]
 
 
+def test_ls_and_show_for_a_script(three: Line) -> None:
+    rows = json.loads(three.cli("ls", "--json").stdout)
+    assert [(row["version"], row["folder"], row["metric"], row["value"]) for row in rows] == [
+        ("3", "served", "f1", 0.3), ("2", "there", "f1", 0.2), ("1", "there", "f1", 0.1),
+    ]  # fmt: skip
+    assert rows[0]["size"] == versions.size_of(three.base / "3")
+    lines = three.cli("ls", "--md").stdout.splitlines()
+    assert lines[0] == "| version | when | blessed | pushed | folder | MB | f1 |"
+    assert lines[1] == "| --- | --- | --- | --- | --- | ---: | ---: |"
+    assert len(lines) == 5
+    shown = json.loads(three.cli("show", "2", "--json").stdout)
+    assert (shown["version"], shown["run"], shown["there"]) == ("2", three.runs[1], True)
+    assert {one["name"] for one in shown["components"]} >= {"Evaluator", "Pusher"}
+    assert three.cli("show", "2", "--md").stdout.startswith("reviews version 2\n\n- pushed to ")
+    refused = three.cli("show", "9", "--json")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+
+
 def test_a_remote_place_is_not_looked_at(three: Line) -> None:
     done = three.cli("ls", "--set", "push.to=gs://bucket/reviews")
     assert [line.split()[5] for line in done.stdout.splitlines()[1:]] == ["remote"] * 3

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import json
 import socket
 import subprocess
 import sys
@@ -319,8 +320,12 @@ def test_the_command(target: str, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "requests/s" in done.output and "none" in done.output
     assert file.exists()
-    done = CliRunner().invoke(app, ["load", f"{target}/read", *flags[:4], "--rate", "50"])
+    flags = [*flags[:4], "--rate", "50", "--json"]
+    done = CliRunner().invoke(app, ["load", f"{target}/read", *flags])
     assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert told["requests"] > 0 and told["errors"] == {}
+    assert 0 < told["latency_ms"]["p50"] <= told["latency_ms"]["max"]
 
 
 def test_the_command_fails_when_requests_do(target: str, tmp_path: Path) -> None:
@@ -329,6 +334,10 @@ def test_the_command_fails_when_requests_do(target: str, tmp_path: Path) -> None
     done = CliRunner().invoke(app, ["load", f"{target}/see", *flags])
     assert done.exit_code == 5
     assert "INVALID_ARGUMENT" in done.output and "the first error: " in done.output
+    done = CliRunner().invoke(app, ["load", f"{target}/see", *flags, "--json"])
+    told = json.loads(done.stdout)
+    assert told["errors"]["INVALID_ARGUMENT"] == told["requests"]
+    assert told["latency_ms"]["p99"] is None and told["first_error"] in done.stderr
     for wrong in (["models/reviews"], [f"{target}/see", "--rate", "5", "--concurrency", "2"]):
         assert CliRunner().invoke(app, ["load", *wrong]).exit_code == 2
 

@@ -90,6 +90,11 @@ def test_texts_are_predicted_alike_here_and_by_a_server(
     done = run("predict", target, "--text", "four")
     assert done.exit_code == 0 and "four" in done.stdout and "1.0000" in done.stdout
     assert "abcde" in run("predict", target, stdin="abcde\n").stdout
+    told = json.loads(run("predict", target, "--text", "four", "--json").stdout)
+    assert told == [{"text": "four", "label": "4", "score": 1.0, "scores": [0.0, 1.0]}]
+    assert run("predict", target, "--text", "f|r", "--md").stdout.splitlines()[2:] == [
+        "| f\\|r | 3 | 1.0000 |"
+    ]
 
 
 def test_a_csv_comes_back_in_its_order(tmp_path: Path, address: str) -> None:
@@ -109,6 +114,8 @@ def test_the_command_writes_a_file_and_never_over_one(tmp_path: Path, address: s
     done = run("predict", address, "--csv", file, "-o", out)
     assert done.exit_code == 0, done.stderr
     assert out.read_text().splitlines() == ["id,text,predicted,score", "0,a,1,1", "1,bb,2,1"]
+    refused = run("predict", address, "--csv", file, "--json")
+    assert refused.exit_code == 2 and "--csv writes a CSV" in refused.stderr
     done = run("predict", address, "--csv", file, "-o", out)
     assert done.exit_code == 2 and "exists already" in done.stderr.replace("\n", " ")
 
@@ -164,6 +171,8 @@ def test_smoke_compares_the_answer_with_the_samples(base: Path, address: str) ->
     done = run("smoke", address, base)
     assert done.exit_code == 0, done.output
     assert done.stdout.count("alike") == 2
+    told = json.loads(run("smoke", address, base, "--json").stdout)
+    assert [(one["output"], one["alike"]) for one in told] == [("label", True), ("scores", True)]
     write_sample(base / "7", "4")
     done = run("smoke", address, base)
     assert done.exit_code == 5 and '["4"]' in done.stdout and "differs" in done.stdout

@@ -1,0 +1,118 @@
+"""How commands speak: tables as JSON and Markdown; and what a shell completes."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from espalier import ConfigError
+from espalier.terminal import Output, markdown
+
+
+def table(title: str | None = None, header: bool = True) -> Table:
+    """Two columns, one of numbers, and a cell with marks of Rich and of Markdown."""
+    made = Table(title=title, show_header=header, box=None)
+    made.add_column("what")
+    made.add_column("how\nmany", justify="right")
+    made.add_row("[green]a | *b*[/]", "1,000")
+    made.add_row("\\[c] <d>")
+    return made
+
+
+def test_a_table_in_markdown() -> None:
+    assert markdown(table("a title")).splitlines() == [
+        "**a title**",
+        "",
+        "| what | how many |",
+        "| --- | ---: |",
+        "| a \\| \\*b\\* | 1,000 |",
+        "| [c] \\<d> |  |",
+    ]
+    assert markdown(table(header=False)).startswith("|  |  |\n| --- | ---: |\n")
+
+
+def test_a_tree_and_a_group_in_markdown() -> None:
+    tree = Tree("[bold]reviews[/] version 7")
+    tree.add("made by").add("Trainer [dim](done)[/]")
+    tree.add("settings").add("a: 1\nb: 2")
+    whole = markdown(Group(Text(""), tree, "\n[red]refused[/]"))
+    assert whole.splitlines() == [
+        "reviews version 7", "",
+        "- made by", "  - Trainer (done)",
+        "- settings", "  ```", "  a: 1", "  b: 2", "  ```", "",
+        "refused",
+    ]  # fmt: skip
+
+
+@dataclass
+class Found:
+    name: str
+    where: Path
+    value: float
+
+
+def test_json_has_raw_values_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    output = Output(True, False)
+    output.show([Found("é", Path("a/b"), float("nan"))], table(), "a sentence")
+    output.tell("[bold]beside it[/]")
+    out, err = capsys.readouterr()
+    assert json.loads(out) == [{"name": "é", "where": "a/b", "value": None}]
+    assert err == "beside it\n"
+
+
+def test_a_person_gets_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    output = Output(False, False)
+    assert output.progress() is None
+    output.show({}, table(), "\n[red]a sentence[/]")
+    out, err = capsys.readouterr()
+    assert out.splitlines()[-2:] == ["", "a sentence"] and "a | *b*" in out
+    assert err == ""
+
+
+def test_one_of_the_two() -> None:
+    with pytest.raises(ConfigError, match="--json or --md, not both"):
+        Output(True, True)
+
+
+# --- completion -----------------------------------------------------------------------------------
+
+COMPLETE = (
+    "import sys; from espalier.cli import app\n"
+    "try: app(prog_name='espalier')\n"
+    "finally: print({'tensorflow', 'tfx', 'ruamel', 'numpy'} & set(sys.modules), file=sys.stderr)"
+)
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("espalier do", ["doctor"]),
+        ("espalier run --fr", ["--from"]),
+        ("espalier run --runner b", ["beam"]),
+        ("espalier run reviews.yaml --js", ["--json"]),
+    ],
+)
+def test_a_shell_completes_and_nothing_heavy_is_loaded(words: str, found: list[str]) -> None:
+    asked = {"_ESPALIER_COMPLETE": "complete_bash", "COMP_WORDS": words}
+    done = subprocess.run(
+        [sys.executable, "-c", COMPLETE],
+        env={**os.environ, **asked, "COMP_CWORD": str(len(words.split()) - 1)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == found, done.stderr
+    assert done.stderr == "set()\n"
+
+
+def test_the_shells_script_is_shown() -> None:
+    command = [sys.executable, "-c", COMPLETE, "--show-completion", "bash"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert "complete -o default -F _espalier_completion espalier" in done.stdout, done.stderr
