@@ -24,6 +24,7 @@ from ..trainer.compression.settings import Compress
 from ..trainer.preprocess import INPUTS, LABEL
 from ..trainer.settings import Augment, Export, Section, Train
 from . import environment
+from .spans import newest_spans
 
 Metric = Literal["accuracy", "f1", "auc", "precision", "recall", "specificity", "loss"]
 FORMATS = ("csv", "parquet", "tfrecord", "images")
@@ -66,7 +67,8 @@ class Data(Section):
     csv: str | SplitPaths | None = Field(
         None,
         description="A CSV file, a folder of them or a glob, split 8:1:1 into train, eval and "
-        "test by a hash of the row; or {train:, eval:, test:}. Hidden files are ignored.",
+        "test by a hash of the row; or {train:, eval:, test:}. Hidden files are ignored. "
+        "`data/{SPAN}/` names the folder with the highest number.",
     )
     parquet: str | SplitPaths | None = Field(None, description="The same, as Parquet files.")
     tfrecord: str | SplitPaths | None = Field(
@@ -116,7 +118,7 @@ class Data(Section):
         if self.format == "images":
             if self.text is not None:
                 raise ValueError("`text` names a column of csv, parquet or tfrecord, not of images")
-            if len(self.sources) == 1 and "train" in self.sources:
+            if list(self.places) == ["train"]:
                 raise ValueError("images names train alone; name eval or test, or one source")
             return self
         source = getattr(self, self.format)
@@ -138,7 +140,18 @@ class Data(Section):
 
     @property
     def sources(self) -> dict[str, str]:
-        """Path per split; one source that is still to be split stands under `all`."""
+        """Path per split; one source that is still to be split stands under `all`. `{SPAN}` is the
+        newest one.
+
+        Raises:
+            DataError: there is no span.
+            ConfigError: the splits' newest spans are not the same.
+        """
+        return newest_spans(self.places)
+
+    @property
+    def places(self) -> dict[str, str]:
+        """The same as it stands in the YAML, `{SPAN}` included."""
         source = getattr(self, self.format)
         if isinstance(source, str):
             return {"all": source}

@@ -20,6 +20,7 @@ from ..errors import ConfigError
 from .csv_rows import STRING, CsvFile
 from .places import check_places, check_writable
 from .sources import find_files, find_sources, input_patterns
+from .spans import gaps
 from .tally import (
     FEWEST_ROWS,
     Columns,
@@ -101,7 +102,7 @@ def check(config: "Config", progress: Callable[[str], None] | None = None) -> Da
     report = _check_images(config, progress) if data.format == "images" else _check_rows(config)
     pixels = sum(math.prod(shape) for shape in family.pixel_shapes(config.model).values())
     check_places(config, report.bytes + pixels * sum(report.rows.values()))
-    report.warnings += compression
+    report.warnings += compression + _missing_spans(config)
     length = getattr(config.model, "sequence_length", None)
     if length and report.words and report.words[95] * TOKENS_PER_WORD > length:
         report.warnings.append(
@@ -128,6 +129,16 @@ def _check_compress(config: "Config") -> list[str]:
             "kernels multiply by zero, too. Distill to fewer layers for speed."
         ]
     return []
+
+
+def _missing_spans(config: "Config") -> list[str]:
+    found = []
+    for path in config.data.places.values():
+        if missing := gaps(path):
+            names = ", ".join(map(str, missing[:20]))
+            are = "is" if len(missing) == 1 else "are"
+            found.append(f"{path}: the newest span is read; below it {names} {are} missing.")
+    return found
 
 
 def _check_rows(config: "Config") -> DataReport:

@@ -198,9 +198,9 @@ def table(swept: Swept) -> Table:
 
 def groups_table(swept: Swept) -> Table:
     """A line for each combination, seeds aside, the best first: the mean, and the spread."""
-    _, metrics = _names(swept.rows)
     groups = swept.groups
     keys = list(groups[0].values) if groups else []
+    metrics = list(dict.fromkeys(name for group in groups for name in group.means))
     drawn = _headed([*keys, "runs", *metrics], len(keys))
     for group in groups:
         cells = [_spread(group, metric) for metric in metrics]
