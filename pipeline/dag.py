@@ -39,6 +39,7 @@ from ..components.pusher import Pusher
 from ..components.pusher.strategy import LastPushed
 from ..components.serving_check import ServingCheck
 from ..components.serving_check.check import find_server
+from ..components.tuner import Tuner
 from ..trainer import families
 from . import code_digest, store
 from .config import Config, Data
@@ -87,7 +88,7 @@ def create_pipeline(
         anomalies=validator.outputs["anomalies"],
         label=config.data.label_column,
     )
-    transform, trainer = _learn(config, start, examples, schema)
+    transform, *tuner, trainer = _learn(config, start, examples, schema)
     transform.add_upstream_node(gate)
     model, report, compressor = trainer.outputs["model"], None, []
     if config.compress:
@@ -122,7 +123,8 @@ def create_pipeline(
             **({"run": datetime.now().isoformat()} if resolver else {}),
         },
     )
-    nodes = [examples, statistics, schema, validator, gate, transform, trainer, *compressor]
+    nodes = [examples, statistics, schema, validator, gate]
+    nodes += [transform, *tuner, trainer, *compressor]
     nodes += [evaluator, check, pusher] if accept else [baseline, evaluator, check, pusher]
     return Pipeline(
         pipeline_name=config.name,
@@ -209,7 +211,8 @@ def _schema(config: Config, statistics: StatisticsGen) -> Any:
     return SchemaGen(statistics=statistics.outputs["statistics"], infer_feature_shape=True)
 
 
-def _learn(config: Config, start: str, examples: Any, schema: Any) -> tuple[Transform, Trainer]:
+def _learn(config: Config, start: str, examples: Any, schema: Any) -> list[Any]:
+    """Transform, the Tuner if there is a search, and the Trainer."""
     family = families.load(config.model.family)
     reads = {
         "inputs": config.data.inputs,
@@ -232,23 +235,42 @@ def _learn(config: Config, start: str, examples: Any, schema: Any) -> tuple[Tran
             "model": config.model.model_dump(mode="json", exclude=later),
         },
     )
+    given = {
+        "examples": transform.outputs["transformed_examples"],
+        "transform_graph": transform.outputs["transform_graph"],
+        "schema": schema.outputs["schema"],
+        "train_args": trainer_pb2.TrainArgs(splits=["train"]),
+        "eval_args": trainer_pb2.EvalArgs(splits=["eval"]),
+    }
+    settings = {
+        **reads,
+        "checkpoint": start,
+        "model": config.model.model_dump(mode="json"),
+        "train": config.train.model_dump(mode="json"),
+        "state_dir": str(config.home),
+    }
+    tuner = _tuner(config, settings, given)
     trainer = Trainer(
-        examples=transform.outputs["transformed_examples"],
-        transform_graph=transform.outputs["transform_graph"],
-        schema=schema.outputs["schema"],
         run_fn="espalier.trainer.run.run_fn",
-        train_args=trainer_pb2.TrainArgs(splits=["train"]),
-        eval_args=trainer_pb2.EvalArgs(splits=["eval"]),
-        custom_config={
-            **reads,
-            "checkpoint": start,
-            "model": config.model.model_dump(mode="json"),
-            "train": config.train.model_dump(mode="json"),
-            "export": config.export.model_dump(mode="json"),
-            "state_dir": str(config.home),
-        },
+        hyperparameters=tuner[0].outputs["best_hyperparameters"] if tuner else None,
+        custom_config={**settings, "export": config.export.model_dump(mode="json")},
+        **given,
     )
-    return transform, trainer
+    return [transform, *tuner, trainer]
+
+
+def _tuner(config: Config, settings: dict[str, Any], given: dict[str, Any]) -> list[Tuner]:
+    """The Tuner, if there is a search; `given` is what the Trainer is given."""
+    if config.tune is None:
+        return []
+    search = config.tune.model_dump(mode="json", by_alias=True)
+    return [
+        Tuner(
+            tuner_fn="espalier.trainer.tuning.search.tuner_fn",
+            custom_config={**settings, "tune": search},
+            **given,
+        )
+    ]
 
 
 def _compressor(

@@ -81,7 +81,8 @@ def _exporter(restored: Restored, job: Job) -> Export:
     def write(candidate: Candidate, folder: Path) -> None:
         unfinished = folder.with_name(f"{folder.name}.new")
         shutil.rmtree(unfinished, ignore_errors=True)
-        facts = {key: restored.facts[key] for key in ("model", "checkpoint")}
+        known = ("model", "checkpoint", "tuned")
+        facts = {key: restored.facts[key] for key in known if key in restored.facts}
         compression = {"after": candidate.name, "layers": candidate.layers}
         graph = served(
             restored.family,
