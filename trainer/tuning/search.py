@@ -4,6 +4,7 @@ What is found is on disk after each epoch and each trial: a search that was kill
 """
 
 import contextlib
+import functools
 import gc
 import hashlib
 import json
@@ -48,12 +49,39 @@ def tuner_fn(fn_args: Any) -> Any:
     # Before TensorFlow does anything else.
     strategy = hardware.strategy(given["train"]["distribute"])
     transform = tft.TFTransformOutput(given["transform_output"])
+    train = functools.partial(train_trial, transform, strategy)
     try:
-        search = Search(given, strategy, transform, folder)
+        search = Search(given, train, folder)
     except ValueError:  # a kill came while keras-tuner wrote its state
         shutil.rmtree(folder)
-        search = Search(given, strategy, transform, folder)
+        search = Search(given, train, folder)
     return TunerFnResult(search, {})
+
+
+def train_trial(
+    transform: Any, strategy: Any, given: dict[str, Any], place: Path, until: int, clock: Any
+) -> State:
+    """Train as the Trainer does.
+
+    Args:
+        transform: Transform's output.
+        strategy: the devices that train together.
+        given: what `trainer.run.train` takes.
+        place: what a killed trial goes on from, and hyperband's that is taken up again.
+        until: the last epoch.
+        clock: a Keras callback that may end it earlier.
+    """
+    import tf_keras as keras
+
+    job = Job({**given, "model_run_dir": str(place)}, transform)
+    learned = job.family.learned(job.settings, job.rows)
+    settings = Train(**given["train"])
+    try:
+        _, state = fitted(job, settings, strategy, learned, place, until=until, callbacks=[clock])
+    finally:
+        keras.backend.clear_session()  # else each trial's graph stays in memory
+        gc.collect()
+    return state
 
 
 class Search(base_tuner.BaseTuner):
@@ -61,16 +89,12 @@ class Search(base_tuner.BaseTuner):
 
     Args:
         given: what `trainer.run.train` takes, and `tune`.
-        strategy: the devices that train together.
-        transform: Transform's output.
+        train: trains a trial: `train_trial` from `given` on.
         folder: what a killed search goes on from; whoever runs it removes it.
     """
 
-    def __init__(
-        self, given: Mapping[str, Any], strategy: Any, transform: Any, folder: Path
-    ) -> None:
-        self.folder, self._given = folder, dict(given)
-        self._strategy, self._transform = strategy, transform
+    def __init__(self, given: Mapping[str, Any], train: Callable[..., State], folder: Path) -> None:
+        self.folder, self._given, self._train_trial = folder, dict(given), train
         self.tune = Tune(**given["tune"])
         self._train = Train(**given["train"])
         self.records: dict[str, Record] = {}  # by keras-tuner's number of the trial
@@ -155,7 +179,7 @@ class Search(base_tuner.BaseTuner):
         begin, clock = time.monotonic(), _clock(self._is_late)
         try:
             with _on_the_bar(f"trial {number} of {self.tune.most}"):
-                state = self._fitted(given, until, clock)
+                state = self._train_trial(given, self._place(given["tuned"]), until, clock)
         except (DataError, OSError) as error:
             raise FatalError(str(error)) from error
         except Exception as error:
@@ -173,25 +197,8 @@ class Search(base_tuner.BaseTuner):
             "failure": "",
         }
 
-    def _fitted(self, given: dict[str, Any], until: int, clock: Any) -> State:
-        """Train as the Trainer does; hyperband's trial that goes on does so behind its last epoch,
-        since the same values have the same place."""
-        import tf_keras as keras
-
-        place = self._place(given["tuned"])
-        job = Job({**given, "model_run_dir": str(place)}, self._transform)
-        learned = job.family.learned(job.settings, job.rows)
-        settings = Train(**given["train"])
-        try:
-            _, state = fitted(
-                job, settings, self._strategy, learned, place, until=until, callbacks=[clock]
-            )
-        finally:
-            keras.backend.clear_session()  # else each trial's graph stays in memory
-            gc.collect()
-        return state
-
     def _place(self, values: Mapping[str, Any]) -> Path:
+        """The same for the same values: hyperband's trial that goes on finds where it was."""
         key = json.dumps(values, sort_keys=True)
         return self.folder / "trainings" / hashlib.sha256(key.encode()).hexdigest()[:16]
 
