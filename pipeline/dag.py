@@ -284,6 +284,7 @@ def _compressor(
         transform_graph=transform.outputs["transform_graph"],
         settings={
             "compress": config.compress.model_dump(mode="json"),
+            # As the YAML says it: what a Tuner found for the training changes no recipe.
             "train": config.train.model_dump(mode="json"),
             "state_dir": str(config.home),
             "code": code_digest("trainer"),

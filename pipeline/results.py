@@ -231,8 +231,8 @@ def trials(node: Node) -> dict[str, Any]:
 def _say_tuner(node: Node) -> str:
     found = trials(node)
     best = next(one for one in found["trials"] if one["trial"] == found["best"])
-    tried = f"{len(found['trials'])} trials"
-    return f"{tried}; best: {words(best['values'])}, eval loss {best['loss']:.4f}"
+    tried = len(found["trials"])
+    return f"{tried} trial{'s' if tried > 1 else ''}; best: {words(best['values'])}, eval loss {best['loss']:.4f}"
 
 
 def _say_trainer(node: Node) -> str:

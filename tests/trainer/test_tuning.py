@@ -124,6 +124,7 @@ def test_a_search_in_which_all_fail_is_a_sentence(tmp_path: Path) -> None:
     over = {RATE: {"from": 0.1, "to": 1}}
     with pytest.raises(ConfigError, match="tune: all 6 trials failed, the last one: train.learn"):
         searched(tmp_path, Lab(diverges), over=over)
+    assert not list(tmp_path.iterdir()), "the next run tries again"
 
 
 @pytest.mark.parametrize("error", [DataError("no rows"), OSError("No space left on device")])

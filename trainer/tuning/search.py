@@ -160,9 +160,10 @@ class Search(base_tuner.BaseTuner):
             shutil.rmtree(self._place(record["values"]), ignore_errors=True)
 
     def on_search_end(self) -> None:
-        """Raise ConfigError if nothing was found."""
+        """Raise ConfigError if nothing was found; the next run then begins anew."""
         failures = [record["failure"] for record in self.records.values()]
         if all(failures):
+            shutil.rmtree(self.folder)
             raise ConfigError(
                 f"tune: all {len(failures)} trials failed, the last one: {failures[-1]}"
             )
@@ -211,8 +212,9 @@ class Search(base_tuner.BaseTuner):
             progress.info("%s, failed: %s", name, record["failure"])
             return
         best = min(r["loss"] for r in self.records.values() if not r["failure"])
-        epochs = f", {record['epochs']} epochs" if self.tune.search == "hyperband" else ""
-        progress.info("%s%s, eval loss %.4f (best so far %.4f)", name, epochs, record["loss"], best)
+        if self.tune.search == "hyperband" or record["cut"]:
+            name += f", after epoch {record['epochs']}"
+        progress.info("%s, eval loss %.4f (best so far %.4f)", name, record["loss"], best)
 
 
 def space(tune: Tune, train: Train, model: Any) -> HyperParameters:
