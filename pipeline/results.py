@@ -231,8 +231,9 @@ def trials(node: Node) -> dict[str, Any]:
 def _say_tuner(node: Node) -> str:
     found = trials(node)
     best = next(one for one in found["trials"] if one["trial"] == found["best"])
-    tried = len(found["trials"])
-    return f"{tried} trial{'s' if tried > 1 else ''}; best: {words(best['values'])}, eval loss {best['loss']:.4f}"
+    count = len(found["trials"])
+    tried = "1 trial" if count == 1 else f"{count} trials"
+    return f"{tried}; best: {words(best['values'])}, eval loss {best['loss']:.4f}"
 
 
 def _say_trainer(node: Node) -> str:
