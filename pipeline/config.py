@@ -5,6 +5,7 @@ Paths are relative to the current directory. `model:` is validated by the family
 """
 
 import difflib
+import functools
 import io
 import os
 import re
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
@@ -23,6 +25,7 @@ from ..trainer import families
 from ..trainer.compression.settings import Compress
 from ..trainer.preprocess import INPUTS, LABEL
 from ..trainer.settings import Augment, Export, Section, Train
+from ..trainer.tuning.settings import Tune, faults
 from . import environment
 from .spans import newest_spans
 
@@ -324,6 +327,23 @@ class Cluster(Section):
     retries: int = Field(0, ge=0, description="How often a failed component is tried again.")
 
 
+def _check_together(data: Data, train: Train, model: Any) -> None:
+    """Raise ValueError for sections that are sound by themselves alone."""
+    kind, family = data.kind, model.family
+    if kind != families.load(family).FEATURE_KIND:
+        fitting = [n for n in families.names() if kind == families.load(n).FEATURE_KIND]
+        raise ValueError(
+            f"model.family {family} does not read data.{data.format}; families that do: "
+            f"{', '.join(fitting)}"
+        )
+    if kind == "text" and train.augment != Augment():
+        raise ValueError("train.augment is for images")
+    if data.multi_label and train.class_weight != "none":
+        raise ValueError("train.class_weight weighs rows by their one label; not multi_label")
+    if train.class_weight != "none" and train.augment.mix != "none":
+        raise ValueError("train.class_weight weighs rows by their one label; not with mix")
+
+
 class Config(BaseModel):
     """One job, whole. Raises ConfigError with every fault found.
 
@@ -341,6 +361,9 @@ class Config(BaseModel):
     data: Data
     model: ModelSettings = Field(description="The family and its own settings.")
     train: Train = Field(default_factory=Train)
+    tune: Tune | None = Field(
+        None, description="Which settings are searched before training; null searches none."
+    )
     compress: Compress | None = Field(
         None, description="How the model is made small after training; null leaves it as it is."
     )
@@ -366,19 +389,27 @@ class Config(BaseModel):
 
     @model_validator(mode="after")
     def _goes_together(self) -> "Config":
-        kind, family = self.data.kind, self.model.family
-        if kind != families.load(family).FEATURE_KIND:
-            fitting = [n for n in families.names() if kind == families.load(n).FEATURE_KIND]
-            raise ValueError(
-                f"model.family {family} does not read data.{self.data.format}; families that do: "
-                f"{', '.join(fitting)}"
+        _check_together(self.data, self.train, self.model)
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_searched(self) -> "Config":
+        if self.tune is None:
+            return self
+        after = families.load(self.model.family).AFTER_TRANSFORM
+        check = functools.partial(_check_together, self.data)
+        if found := list(faults(self.tune, self.train, self.model, after, check)):
+            raise ValidationError.from_exception_data(
+                "tune",
+                [
+                    InitErrorDetails(
+                        type=PydanticCustomError("value_error", "{reason}", {"reason": reason}),
+                        loc=("tune", *place),
+                        input=given,
+                    )
+                    for place, reason, given in found
+                ],
             )
-        if kind == "text" and self.train.augment != Augment():
-            raise ValueError("train.augment is for images")
-        if self.data.multi_label and self.train.class_weight != "none":
-            raise ValueError("train.class_weight weighs rows by their one label; not multi_label")
-        if self.train.class_weight != "none" and self.train.augment.mix != "none":
-            raise ValueError("train.class_weight weighs rows by their one label; not with mix")
         return self
 
     def __init__(self, **values: Any) -> None:
@@ -586,12 +617,15 @@ def _known(loc: Sequence[Any], model: Any) -> list[str]:
     return [field.alias or name for name, field in fields.items()]
 
 
+def _models(annotation: Any) -> list[Any]:
+    """The models in an annotation, however deep."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for one in get_args(annotation) for model in _models(one)]
+
+
 def _model_of(annotation: Any, loc: Sequence[Any]) -> Any:
-    models = [
-        one
-        for one in (annotation, *get_args(annotation))
-        if isinstance(one, type) and issubclass(one, BaseModel)
-    ]
+    models = _models(annotation)
     chosen = [
         m
         for m in models

@@ -38,6 +38,7 @@ from ..components.names import SPLITS
 from ..components.pusher import Pusher
 from ..components.pusher.strategy import LastPushed
 from ..components.serving_check import ServingCheck
+from ..components.tuner import Tuner
 from ..trainer import families
 from . import steps, store
 from .config import Config, Data
@@ -86,7 +87,7 @@ def create_pipeline(
         anomalies=validator.outputs["anomalies"],
         label=config.data.label_column,
     )
-    transform, trainer = _learn(config, start, examples, schema)
+    transform, *tuner, trainer = _learn(config, start, examples, schema)
     transform.add_upstream_node(gate)
     model, report, compressor = trainer.outputs["model"], None, []
     if config.compress:
@@ -125,7 +126,8 @@ def create_pipeline(
             **({"run": datetime.now().isoformat()} if resolver else {}),
         },
     )
-    nodes = [examples, statistics, schema, validator, gate, transform, trainer, *compressor]
+    nodes = [examples, statistics, schema, validator, gate]
+    nodes += [transform, *tuner, trainer, *compressor]
     nodes += [evaluator, check, pusher] if accept else [baseline, evaluator, check, pusher]
     return Pipeline(
         pipeline_name=config.name,
@@ -216,7 +218,8 @@ def _schema(config: Config, statistics: StatisticsGen) -> Any:
     return SchemaGen(statistics=statistics.outputs["statistics"], infer_feature_shape=True)
 
 
-def _learn(config: Config, start: str, examples: Any, schema: Any) -> tuple[Transform, Trainer]:
+def _learn(config: Config, start: str, examples: Any, schema: Any) -> list[Any]:
+    """Transform, the Tuner if there is a search, and the Trainer."""
     transform = Transform(
         examples=examples.outputs["examples"],
         schema=schema.outputs["schema"],
@@ -225,16 +228,34 @@ def _learn(config: Config, start: str, examples: Any, schema: Any) -> tuple[Tran
         disable_statistics=True,
         custom_config=steps.transform(config, start),
     )
+    given = {
+        "examples": transform.outputs["transformed_examples"],
+        "transform_graph": transform.outputs["transform_graph"],
+        "schema": schema.outputs["schema"],
+        "train_args": trainer_pb2.TrainArgs(splits=["train"]),
+        "eval_args": trainer_pb2.EvalArgs(splits=["eval"]),
+    }
+    tuner = _tuner(config, start, given)
     trainer = Trainer(
-        examples=transform.outputs["transformed_examples"],
-        transform_graph=transform.outputs["transform_graph"],
-        schema=schema.outputs["schema"],
         run_fn="espalier.trainer.run.run_fn",
-        train_args=trainer_pb2.TrainArgs(splits=["train"]),
-        eval_args=trainer_pb2.EvalArgs(splits=["eval"]),
+        hyperparameters=tuner[0].outputs["best_hyperparameters"] if tuner else None,
         custom_config=steps.trainer(config, start),
+        **given,
     )
-    return transform, trainer
+    return [transform, *tuner, trainer]
+
+
+def _tuner(config: Config, start: str, given: dict[str, Any]) -> list[Tuner]:
+    """The Tuner, if there is a search; `given` is what the Trainer is given."""
+    if config.tune is None:
+        return []
+    return [
+        Tuner(
+            tuner_fn="espalier.trainer.tuning.search.tuner_fn",
+            custom_config=steps.tuner(config, start),
+            **given,
+        )
+    ]
 
 
 def _compressor(

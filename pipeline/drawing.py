@@ -33,6 +33,7 @@ def plot(
     marked: bool = False,
     diagonal: bool = False,
     whole: bool = False,
+    log: bool = False,
 ) -> Markup:
     """Lines through points, or points alone with their names beside them.
 
@@ -44,9 +45,14 @@ def plot(
         marked: each series is one or more points, not a line.
         diagonal: draw the line from corner to corner, for comparison.
         whole: x counts something, and has no ticks between whole numbers.
+        log: each power of ten is as wide as any other along x.
     """
     points = [point for line in series.values() for point in line]
-    xs = _Axis(x_range or _ends([p[0] for p in points]), _LEFT, _WIDE - _RIGHT)
+    across = [p[0] for p in points]
+    if log:
+        xs: _Axis = _LogAxis((min(across) / 1.2, max(across) * 1.2), _LEFT, _WIDE - _RIGHT)
+    else:
+        xs = _Axis(x_range or _ends(across), _LEFT, _WIDE - _RIGHT)
     ys = _Axis(y_range or _ends([p[1] for p in points]), _HIGH - _BOTTOM, _TOP)
     parts = [_frame(xs, ys, x, y, whole)]
     if diagonal:
@@ -146,6 +152,21 @@ class _Axis:
         first = math.ceil(self.low / step - 1e-9)
         last = math.floor(self.high / step + 1e-9)
         return [place * step for place in range(first, last + 1)]
+
+
+class _LogAxis(_Axis):
+    """Of powers; both ends are above 0."""
+
+    def place(self, value: float) -> float:
+        share = math.log(value / self.low) / math.log(self.high / self.low)
+        return self.begin + share * (self.end - self.begin)
+
+    def ticks(self, whole: bool = False) -> list[float]:
+        """Powers of ten, and what lies between where there are few."""
+        first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
+        between = (1, 2, 5) if last - first < 5 else (1,)
+        found = [factor * 10.0**power for power in range(first, last) for factor in between]
+        return [tick for tick in (*found, 10.0**last) if self.low <= tick <= self.high]
 
 
 def _ends(values: Sequence[float]) -> tuple[float, float]:

@@ -165,11 +165,14 @@ def _check_images(config: "Config", progress: Callable[[str], None] | None) -> D
 
 
 def _check_freeze(config: "Config", depth: int) -> None:
-    for stage in config.train.plan:
-        if stage.freeze != "all" and (stage.freeze or 0) > depth:
+    found = [("train.freeze", stage.freeze) for stage in config.train.plan]
+    if config.tune:
+        found += [("tune.over: train.freeze", end) for _, end in config.tune.ends("train.freeze")]
+    for key, freeze in found:
+        if freeze != "all" and (freeze or 0) > depth:
             raise ConfigError(
-                f"train.freeze is {stage.freeze}, and this model has {depth} parts to count. Give "
-                f"at most {depth}, or all."
+                f"{key} is {freeze}, and this model has {depth} parts to count. Give at most "
+                f"{depth}, or all."
             )
 
 

@@ -18,6 +18,7 @@ from ruamel.yaml import YAML
 
 from ..components.intervals import wilson
 from ..errors import ConfigError
+from ..trainer.tuning.settings import word
 from . import curves, page, results
 from .drawing import Span, flow, plot, timeline
 from .page import Block
@@ -242,6 +243,48 @@ def _described(values: Any) -> tuple[str, ...]:
     if hasattr(values, "avg_num_bytes"):
         return ("", f"{values.avg_num_bytes:,.0f} bytes", "", "", "")
     return ("", "", "", "", "")
+
+
+def _tuning(context: Context) -> list[Block]:
+    found = context.read("Tuner", "tuner_results", "trials.json")
+    if not found:
+        return []
+    tried, failed = [[t for t in found["trials"] if bool(t["failure"]) == x] for x in (False, True)]
+    best = next(one for one in tried if one["trial"] == found["best"])
+    keys = list(best["values"])
+    rows = [
+        (f"{t['trial']}, best" if t is best else t["trial"],
+         *(word(t["values"][key]) for key in keys),
+         "failed" if t["failure"] else f"{t['epochs']}, cut short" if t["cut"] else t["epochs"],
+         page.number(t["loss"]), page.number(t["accuracy"]), f"{t['seconds']:.1f}")
+        for t in found["trials"]
+    ]  # fmt: skip
+    head = ("trial", *keys, "epochs", "eval loss", "eval accuracy", "seconds")
+    chosen = f"Trial {best['trial']} was chosen for the training: it had the lowest eval loss."
+    losses = [(float(t["trial"]), t["loss"]) for t in tried]
+    lowest = [(n, min(loss for m, loss in losses if m <= n)) for n, _ in losses]
+    series = {"each trial": losses, "lowest so far": lowest}
+    ends = (0.5, len(found["trials"]) + 0.5)
+    drawn = plot("Eval loss by trial", series, x="trial", y="eval loss", x_range=ends, whole=True)
+    return [
+        page.text(chosen),
+        *(page.problem(f"Trial {t['trial']} failed: {t['failure']}") for t in failed),
+        page.table("", head, rows),
+        page.picture(drawn),
+        *(picture for key in keys for picture in _by_value(key, tried, best)),
+    ]
+
+
+def _by_value(key: str, tried: list[dict[str, Any]], best: dict[str, Any]) -> list[Block]:
+    """Eval loss by a number that was searched."""
+    points = {id(t): (t["values"][key], t["loss"]) for t in tried}
+    values = {value for value, _ in points.values()}
+    if len(values) < 2 or not all(type(value) in (int, float) for value in values):
+        return []
+    series = {"": [p for one, p in points.items() if one != id(best)], "best": [points[id(best)]]}
+    far = min(values) > 0 and max(values) > 10 * min(values)
+    title = f"Eval loss by {key}"
+    return [page.picture(plot(title, series, x=key, y="eval loss", marked=True, log=far))]
 
 
 def _training(context: Context) -> list[Block]:
@@ -490,6 +533,7 @@ def _card(pushed: str | None) -> list[Block]:
 _SECTIONS: tuple[tuple[str, Callable[[Context], list[Block]]], ...] = (
     ("What ran", _what_ran),
     ("Data", _data),
+    ("Tuning", _tuning),
     ("Training", _training),
     ("Evaluation", _evaluation),
     ("Most wrong", _mistakes),

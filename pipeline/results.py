@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..masking import masked
+from ..trainer.tuning.settings import words
 from .store import Node, Store
 
 Status = Literal["pushed", "not_blessed", "partial", "failed"]
@@ -224,6 +225,19 @@ def _say_gate(node: Node) -> str:
     return f"{rows}; " + (f"{found} warnings" if found else "no anomalies")
 
 
+def trials(node: Node) -> dict[str, Any]:
+    """What the Tuner has found; see `trainer.tuning.search.Search.found`."""
+    return dict(node.outputs["tuner_results"].read_json("trials.json"))
+
+
+def _say_tuner(node: Node) -> str:
+    found = trials(node)
+    best = next(one for one in found["trials"] if one["trial"] == found["best"])
+    count = len(found["trials"])
+    tried = "1 trial" if count == 1 else f"{count} trials"
+    return f"{tried}; best: {words(best['values'])}, eval loss {best['loss']:.4f}"
+
+
 def _say_trainer(node: Node) -> str:
     history = node.outputs["model_run"].read_json("history.json")
     best = history["epochs"][history["best_epoch"] - 1]
@@ -256,6 +270,7 @@ _SPEAKERS = {
     "ExampleGen": _say_examples,
     "Transform": _say_transform,
     "DataGate": _say_gate,
+    "Tuner": _say_tuner,
     "Trainer": _say_trainer,
     "Compressor": _say_compressor,
     "Evaluator": _say_verdict,

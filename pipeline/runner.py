@@ -39,6 +39,7 @@ NODES = (
     "ExampleValidator",
     "DataGate",
     "Transform",
+    "Tuner",
     "Trainer",
     "Compressor",
     "Evaluator",
@@ -226,13 +227,21 @@ def _is_served(result: RunResult, to: str) -> bool:
     return newest is not None and newest == Path(str(result.pushed))
 
 
+# The components that a section of the configuration brings.
+_BROUGHT_BY = {"Tuner": "tune", "Compressor": "compress"}
 # The first component that reads each section: begun after it, a run would not see its change.
 _READ_BY = {
     "data": "ExampleGen",
     "model": "Transform",
+    "tune": "Tuner",
     "train": "Trainer",
     "compress": "Compressor",
 }
+
+
+def _left_out(config: Config) -> set[str]:
+    """The components that the configuration has no section for."""
+    return {node for node, name in _BROUGHT_BY.items() if getattr(config, name) is None}
 
 
 def _base_run(config: Config, data: str, start: str, from_node: str) -> str:
@@ -241,9 +250,7 @@ def _base_run(config: Config, data: str, start: str, from_node: str) -> str:
     Raises:
         ConfigError: there is none, or what those components read has changed since.
     """
-    needed = set(NODES[: NODES.index(from_node)]) - {"LatestBlessed"}
-    if config.compress is None:
-        needed -= {"Compressor"}
+    needed = set(NODES[: NODES.index(from_node)]) - {"LatestBlessed"} - _left_out(config)
     kept = results.all_results(config.home / "results")
     found = [r for r in kept if needed <= r.finished and r.status != "failed"]
     if not found:
@@ -255,7 +262,8 @@ def _base_run(config: Config, data: str, start: str, from_node: str) -> str:
     old = YAML(typ="safe").load(before.config)
     now = config.written()
     contents = {"data": before.data != data, "model": before.start != start}
-    for section, reader in _READ_BY.items():
+    readers = {**_READ_BY, "train": "Tuner"} if config.tune else _READ_BY
+    for section, reader in readers.items():
         changed = old.get(section) != now[section] or contents.get(section)
         if changed and reader in needed:
             raise ConfigError(
@@ -352,8 +360,9 @@ def _check_part(from_node: str | None, to_node: str | None, config: Config, acce
             raise ConfigError(
                 f"{option} {node}: no such component. {hint}They are: {', '.join(NODES)}."
             )
-    if config.compress is None and "Compressor" in (from_node, to_node):
-        raise ConfigError("The configuration has no `compress:` section, and so no Compressor.")
+    for node in _left_out(config) & {from_node, to_node}:
+        section = _BROUGHT_BY[node]
+        raise ConfigError(f"The configuration has no `{section}:` section, and so no {node}.")
     if accept and "LatestBlessed" in (from_node, to_node):
         raise ConfigError("LatestBlessed does not run with --accept, which takes no comparison.")
     if from_node and to_node and NODES.index(from_node) > NODES.index(to_node):

@@ -35,12 +35,15 @@ def told(config: Config, *, data: str, start: str, accept: bool = False) -> dict
         "ExampleValidator": {},
         "DataGate": {"label": config.data.label_column},
         "Transform": transform(config, start),
+        "Tuner": tuner(config, start),
         "Trainer": trainer(config, start),
         "Compressor": compressor(config),
         "Evaluator": evaluator(config, accept),
         "ServingCheck": {"inputs": config.data.inputs, "server": server(config)},
     }
-    return {name: one for name, one in found.items() if name != "Compressor" or config.compress}
+    absent = {"Tuner"} if config.tune is None else set()
+    absent |= {"Compressor"} if config.compress is None else set()
+    return {name: one for name, one in found.items() if name not in absent}
 
 
 def example_gen(data: Data, fingerprint: str) -> Told:
@@ -88,15 +91,21 @@ def training(config: Config, start: str) -> Told:
     }
 
 
+def tuner(config: Config, start: str) -> Told:
+    """The search, and what each of its trainings is told."""
+    return {**training(config, start), "tune": _plain(config.tune, by_alias=True)}
+
+
 def trainer(config: Config, start: str) -> Told:
     """What the Trainer is told."""
     return {**training(config, start), "export": _plain(config.export)}
 
 
 def compressor(config: Config) -> Told:
-    """The recipe, and how the model was trained."""
+    """The recipe, and how a model is trained: as the YAML says it, for what a Tuner has found for
+    the training changes no recipe."""
     return {
-        "compress": _plain(config.compress) if config.compress else None,
+        "compress": _plain(config.compress),
         "train": _plain(config.train),
         "state_dir": str(config.home),
         "code": code_digest("trainer"),
@@ -126,8 +135,7 @@ def _reads(config: Config) -> Told:
 
 
 def _plain(section: Any, **options: Any) -> Told:
-    found: Told = section.model_dump(mode="json", **options)
-    return found
+    return dict(section.model_dump(mode="json", **options)) if section else {}
 
 
 # --- the same, read back from an execution's properties -------------------------------------------
@@ -187,6 +195,9 @@ def takes(config: Config) -> dict[str, Taken]:
         "Transform": {"examples": examples, "schema": schema},
         "Trainer": learned,
     }
+    if config.tune:
+        found["Tuner"] = learned
+        found["Trainer"] = {**learned, "hyperparameters": ("Tuner", "best_hyperparameters")}
     evaluated: Taken = {}
     if config.compress:
         found["Compressor"] = {

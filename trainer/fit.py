@@ -61,6 +61,7 @@ def fit(
     freeze: Callable[["keras.Model", Any], None],
     multi_label: bool = False,
     eval_steps: int | None = None,
+    until: int | None = None,
     callbacks: Sequence[Any] = (),
     keep: str = "best",
 ) -> State:
@@ -79,6 +80,7 @@ def fit(
         freeze: the family's.
         multi_label: whether labels do not exclude each other.
         eval_steps: batches in `eval_data`; a distributed one does not say.
+        until: the last epoch to train now, of all stages; a later call goes on. None is the end.
         callbacks: Keras callbacks beside our own; one that sets `stop_training` ends it all.
         keep: best or last.
 
@@ -102,6 +104,8 @@ def fit(
     for number, stage in enumerate(settings.plan):
         if number < state.stage:
             continue
+        if until is not None and state.epoch >= until:
+            break
         if number > state.stage:
             state.stage, state.stage_begin = number, state.epoch
         freeze(model, stage.freeze)
@@ -109,7 +113,7 @@ def fit(
         manager = _restored(model, state, state_dir)
         if len(settings.plan) > 1:
             progress.info("stage %d of %d: %s", number + 1, len(settings.plan), _words(stage))
-        while not (_is_over(state, stage, settings) or model.stop_training):
+        while not (_is_over(state, stage, settings, until) or model.stop_training):
             logs = model.fit(
                 train_data(state.epoch),
                 initial_epoch=state.epoch,
@@ -146,8 +150,8 @@ def _restored(model: Any, state: State, folder: Path) -> "tf.train.CheckpointMan
     )
 
 
-def _is_over(state: State, stage: Stage, settings: Train) -> bool:
-    if state.epoch - state.stage_begin >= stage.epochs:
+def _is_over(state: State, stage: Stage, settings: Train, until: int | None) -> bool:
+    if state.epoch - state.stage_begin >= stage.epochs or state.epoch == until:
         return True
     waited = state.epoch - max(state.best_epoch, state.stage_begin)
     if settings.patience and waited >= settings.patience:

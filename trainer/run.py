@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from .input import Source, batches, label_counts, weighted
 from .preprocess import labels
 from .settings import Train
 from .sparsity import keep_zeros
+from .tuning.settings import tuned
 
 if TYPE_CHECKING:
     import tensorflow_transform as tft
@@ -32,20 +34,38 @@ def run_fn(fn_args: Any) -> None:
         fn_args: tfx.components.FnArgs. Its custom_config holds `inputs` (column by served name),
             `label` (column), `multi_label`, `model`, `train` and `export` (the YAML's sections),
             `checkpoint` (what training starts from, as a hash) and `state_dir` (survives a kill).
+            Its hyperparameters are what a Tuner found best, if there is one.
     """
-    given = {
-        **fn_args.custom_config,
-        "transform_output": fn_args.transform_output,
-        "train_files": list(fn_args.train_files),
-        "eval_files": list(fn_args.eval_files),
+    given = gather(fn_args)
+    if fn_args.hyperparameters:
+        given = with_values(given, fn_args.hyperparameters["values"])
+    given |= {
         "serving_model_dir": fn_args.serving_model_dir,
         "model_run_dir": fn_args.model_run_dir,
     }
-    state_dir = _state_dir(given)
+    folder = state_folder(given, "training")
     if given["train"]["distribute"] == "multi_worker":
-        workers.lead(given, state_dir, train)
+        workers.lead(given, folder, train)
     else:
-        train(given, state_dir)
+        train(given, folder)
+
+
+def gather(fn_args: Any) -> dict[str, Any]:
+    """What is trained on, of the FnArgs that TFX's Trainer or its Tuner makes."""
+    return {
+        **fn_args.custom_config,
+        "transform_output": fn_args.transform_graph_path,
+        "train_files": list(fn_args.train_files),
+        "eval_files": list(fn_args.eval_files),
+    }
+
+
+def with_values(given: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """The same with the values of a trial in `train` and `model`, and under `tuned`."""
+    model = families.load(given["model"]["family"]).Settings(**given["model"])
+    found, *sections = tuned(values, Train(**given["train"]), model)
+    train_, model_ = (section.model_dump(mode="json") for section in sections)
+    return {**given, "train": train_, "model": model_, "tuned": found}
 
 
 def train(given: dict[str, Any], state_dir: Path, chief: bool = True) -> None:
@@ -60,23 +80,39 @@ def train(given: dict[str, Any], state_dir: Path, chief: bool = True) -> None:
 
     settings = Train(**given["train"])
     strategy = hardware.strategy(settings.distribute)  # before TensorFlow does anything else
-    job = _Job(given, tft.TFTransformOutput(given["transform_output"]))
+    job = Job(given, tft.TFTransformOutput(given["transform_output"]))
     learned = job.family.learned(job.settings, job.rows)
-    model, state = _fitted(job, settings, strategy, learned, state_dir)
+    model, state = fitted(job, settings, strategy, learned, state_dir)
     job.family.freeze(model, 0)  # Keras orders weights by what is trainable
     unrolled = job.unroll(learned)  # float32, whatever it was trained in
     job.family.adopt(model, unrolled)  # all workers together: some weights are a mean of theirs
     if chief:
         _export(job, unrolled, learned)
-        _keep_history(state, given["model_run_dir"])
+        _keep_history(state, given)
         if job.rows.pixel_shapes:  # what another training can start from, by model.weights
             unrolled.save_weights(os.path.join(given["model_run_dir"], WEIGHTS))
         shutil.rmtree(state_dir)
 
 
-def _fitted(
-    job: "_Job", settings: Train, strategy: Any, learned: Any, state_dir: Path
+def fitted(
+    job: "Job",
+    settings: Train,
+    strategy: Any,
+    learned: Any,
+    state_dir: Path,
+    *,
+    until: int | None = None,
+    callbacks: Sequence[Any] = (),
 ) -> "tuple[keras.Model, State]":
+    """A new model, trained: by the Trainer, and by the Tuner in each trial.
+
+    Args:
+        job: what is trained on what.
+        settings: how.
+        strategy: the devices that train together.
+        learned: what the data decided about the model (the family's).
+        state_dir, until, callbacks: as of `fit`.
+    """
     import tensorflow as tf
 
     tf.keras.utils.set_random_seed(settings.seed)
@@ -107,11 +143,13 @@ def _fitted(
             log_dir=os.path.join(job.given["model_run_dir"], "tensorboard"),
             freeze=job.family.freeze,
             multi_label=job.given["multi_label"],
+            until=until,
+            callbacks=callbacks,
         )
     return model, state
 
 
-def _export(job: "_Job", unrolled: "keras.Model", learned: Any) -> None:
+def _export(job: "Job", unrolled: "keras.Model", learned: Any) -> None:
     from . import proof  # these import TensorFlow
     from .serving_graph import Weights
 
@@ -124,12 +162,15 @@ def _export(job: "_Job", unrolled: "keras.Model", learned: Any) -> None:
         served, job.transform, job.labels,
         Columns(given["inputs"], given["label"], job.rows.pixel_shapes),
         given["serving_model_dir"],
-        {"model": given["model"], "checkpoint": given["checkpoint"], "learned": learned},
+        {
+            "model": given["model"], "checkpoint": given["checkpoint"], "learned": learned,
+            **_tuned(given),
+        },
         multi_label=given["multi_label"],
     )  # fmt: skip
 
 
-class _Job:
+class Job:
     """What is trained on what, from what `train` is given and the transform graph."""
 
     def __init__(self, given: dict[str, Any], transform: "tft.TFTransformOutput") -> None:
@@ -180,13 +221,19 @@ def _check_labels(train: Counted, evaluation: Counted, names: list[str]) -> None
         )
 
 
-def _state_dir(given: dict[str, Any]) -> Path:
+def state_folder(given: dict[str, Any], name: str) -> Path:
     """A folder that is the same for the same job on the same inputs, in every execution."""
     apart = ("state_dir", "export", "serving_model_dir", "model_run_dir")
     key = json.dumps({k: v for k, v in given.items() if k not in apart}, sort_keys=True)
-    return Path(given["state_dir"]) / "training" / hashlib.sha256(key.encode()).hexdigest()[:16]
+    return Path(given["state_dir"]) / name / hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
-def _keep_history(state: State, folder: str) -> None:
-    with open(os.path.join(folder, "history.json"), "w", encoding="utf-8") as file:
-        json.dump({"best_epoch": state.best_epoch, "epochs": state.history}, file)
+def _tuned(given: dict[str, Any]) -> dict[str, Any]:
+    """What a Tuner chose, for the records of a training that had one."""
+    return {"tuned": given["tuned"]} if "tuned" in given else {}
+
+
+def _keep_history(state: State, given: dict[str, Any]) -> None:
+    facts = {"best_epoch": state.best_epoch, "epochs": state.history, **_tuned(given)}
+    with open(os.path.join(given["model_run_dir"], "history.json"), "w", encoding="utf-8") as file:
+        json.dump(facts, file)

@@ -173,8 +173,12 @@ def test_nothing_is_pushed_twice(reviews: Both) -> None:
             "pushed", {"Trainer": "CACHED", "Compressor": "SUCCEEDED"}, id="compressed",
         ),
         pytest.param(
-            ["train.seed=1", "evaluate.worse_than_blessed_by_at_most={accuracy: 0.9}"],
-            "pushed", {"Transform": "CACHED", "Trainer": "SUCCEEDED"}, id="a baseline",
+            [
+                "tune={search: random, trials: 2, over: {train.learning_rate: [1e-4, 1e-3]}}",
+                "evaluate.worse_than_blessed_by_at_most={accuracy: 0.9}",
+            ],
+            "pushed", {"Transform": "CACHED", "Tuner": "SUCCEEDED", "Trainer": "SUCCEEDED"},
+            id="a search and a baseline",
         ),
         pytest.param(
             ["evaluate.at_least={accuracy: 0.999}"],

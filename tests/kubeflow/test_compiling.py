@@ -108,6 +108,23 @@ def test_the_example_gens_driver_is_run_by_the_entry_point(compiled: dict[str, A
     assert with_driver == ["ExampleGen"]
 
 
+def test_a_search_is_a_task_between_transform_and_trainer(
+    config: Config, compiled: dict[str, Any]
+) -> None:
+    tune = {"over": {"train.batch_size": [16, 32]}, "trials": 2}
+    searching = Config(**{**config.model_dump(by_alias=True, exclude_unset=True), "tune": tune})
+    spec = yaml.safe_load(compile_pipeline(searching))
+    assert lint(spec) == []
+    tasks, before = spec["root"]["dag"]["tasks"], compiled["root"]["dag"]["tasks"]
+    assert set(tasks) - set(before) == {"Tuner"}
+    given = tasks["Trainer"]["inputs"]["artifacts"]
+    assert given.pop("hyperparameters")["taskOutputArtifact"] == {
+        "producerTask": "Tuner", "outputArtifactKey": "best_hyperparameters",
+    }  # fmt: skip
+    assert given == before["Trainer"]["inputs"]["artifacts"]
+    assert tasks["Transform"] == before["Transform"]
+
+
 def test_image_root_and_cache_can_be_given(config: Config) -> None:
     given = yaml.safe_load(compile_pipeline(config, image="mine:2", root="s3://b", cache=False))
     assert container(given, "Trainer")["image"] == "mine:2"

@@ -190,6 +190,87 @@ def test_a_fault_is_told_in_one_line(
     assert line.startswith(expected)
 
 
+# What `tune:` says, one line for each line of it, and the error.
+NO_SEARCH: dict[str, tuple[str, str]] = {
+    "no values": ("over: {}", ":18: tune.over: "),
+    "an empty list": ("over: {train.epochs: []}", ":18: tune.over.train.epochs: List should have"),
+    "a lone value": (
+        "over: {train.epochs: 3}",
+        ":18: tune.over.train.epochs: should be a list of values, or {from: ..., to: ...}; found 3",
+    ),
+    "an unknown key": (
+        "over: {train.learning_rat: [0.1]}",
+        ":18: tune.over.train.learning_rat: cannot be searched; did you mean train.learning_rate?",
+    ),
+    "another section": ("over: {push.keep: [1]}", ":18: tune.over.push.keep: cannot be searched; "),
+    "the seed": ("over: {train.seed: [1, 2]}", ":18: tune.over.train.seed: cannot be searched; "),
+    "what Transform reads": (
+        "over: {model.sequence_length: [16, 32]}",
+        ":18: tune.over.model.sequence_length: cannot be searched, since Transform would have to "
+        "run for each value; known here: model.dropout",
+    ),
+    "a value that its section refuses": (
+        "over:\n    train.optimizer: [adamw, adma]",
+        ":19: tune.over.train.optimizer.1: should be 'adamw', 'adam' or 'sgd'; found 'adma'",
+    ),
+    "an end that its section refuses": (
+        "over:\n    train.epochs:\n      from: 1\n      to: 2.5",
+        ":21: tune.over.train.epochs.to: should be a valid integer, got a number with a "
+        "fractional part; found 2.5",
+    ),
+    "a value that goes with no text": (
+        "over: {train.augment.crop: [0.1]}",
+        ":18: tune.over.train.augment.crop.0: train.augment is for images",
+    ),
+    "null": (
+        "over: {train.patience: [1, null]}",
+        ":18: tune.over.train.patience.1: should be a number, a word, true or false; found None",
+    ),
+    "ends the wrong way round": (
+        "over: {train.warmup: {from: 0.2, to: 0.1}}",
+        ":18: tune.over.train.warmup: from must be below to; found 0.2 and 0.1",
+    ),
+    "a logarithm of 0": (
+        "over: {train.warmup: {from: 0, to: 0.1, scale: log}}",
+        ":18: tune.over.train.warmup: scale: log needs a from above 0; found 0",
+    ),
+    "an unknown key of a range": (
+        "over: {train.warmup: {from: 0, to: 0.1, scal: log}}",
+        ":18: tune.over.train.warmup.scal: unknown key 'scal'; did you mean scale?",
+    ),
+    "an unknown search": (
+        "over: {train.epochs: [1, 2]}\n  search: grid",
+        ":19: tune.search: should be 'random', 'hyperband' or 'bayesian'; found 'grid'",
+    ),
+    "few epochs for a hyperband": (
+        "over: {train.warmup: [0, 0.1]}\n  search: hyperband",
+        ":19: tune.search: hyperband stops trials early, and there are 2 epochs",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("tune", "expected"), NO_SEARCH.values(), ids=NO_SEARCH.keys())
+def test_what_cannot_be_searched(tmp_path: Path, tune: str, expected: str) -> None:
+    (line,) = refusal(tmp_path, f"{YAML}tune:\n  {tune}\n")
+    assert line.startswith(f"job.yaml{expected}")
+
+
+def test_a_search_beside_other_settings(tmp_path: Path) -> None:
+    tune = f"{YAML}tune:\n  over: {{train.learning_rate: {{from: 1e-5, to: 1e-3, scale: log}}}}\n"
+    config = load(tmp_path, tune)
+    assert config.tune is not None and config.tune.ends("train.learning_rate") == [
+        ("from", 1e-5), ("to", 1e-3),
+    ]  # fmt: skip
+    again = tmp_path / "again.yaml"
+    again.write_text(config.to_yaml(), encoding="utf-8")
+    assert Config.load(again) == config
+    (line,) = refusal(tmp_path, tune, "train.distribute=multi_worker")
+    assert line.startswith("job.yaml:17: tune: a Tuner trains on one machine;")
+    stages = "train.stages=[{epochs: 1, learning_rate: 0.1}]"
+    (line,) = refusal(tmp_path, tune, stages)
+    assert line.endswith("each of train.stages has its own; leave it out")
+
+
 def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
     text = YAML.replace("epochs: 2", "epochs: 0").replace("push:", "pusch:")
     places = [line.split(": ", 2)[:2] for line in refusal(tmp_path, text)]

@@ -721,6 +721,13 @@ def test_freezing_more_than_there_is_stops_before_a_run(
         check(job(tmp_path, train=train))
 
 
+def test_a_search_may_not_freeze_more_either(tmp_path: Path) -> None:
+    (tmp_path / "data.csv").write_bytes(HEADER + GOOD)
+    tune = {"over": {"train.freeze": [0, 3, "all"]}}
+    with pytest.raises(ConfigError, match="tune.over: train.freeze is 3, and this model has 2"):
+        check(job(tmp_path, tune=tune))
+
+
 def small(make_bert: Any, tmp_path: Path, *steps: dict[str, Any]) -> Config:
     (tmp_path / "data.csv").write_bytes(HEADER + GOOD)
     return Config(

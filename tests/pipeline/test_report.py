@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from espalier import ConfigError
-from espalier.pipeline import drawing, report
+from espalier.pipeline import drawing, report, results
 from espalier.pipeline.results import RunResult
 from espalier.pipeline.store import Node, Output
 
@@ -140,6 +140,33 @@ def test_the_accuracy_of_many_labels_is_no_share_of_rows(tmp_path: Path) -> None
     assert "95 % of samples" not in words and "Slices" in words
 
 
+def test_trials_are_shown_with_what_became_of_them(tmp_path: Path) -> None:
+    given = context(tmp_path, ["a", "b"])
+    trial: dict[str, Any] = {
+        "values": {"train.learning_rate": 0.1, "train.optimizer": "sgd"}, "epochs": 2,
+        "loss": 0.5, "accuracy": 0.75, "seconds": 3.0, "cut": False, "failure": "",
+    }  # fmt: skip
+    lost = {"loss": None, "accuracy": None, "failure": f"diverged {HOSTILE}"}
+    slow = {"train.learning_rate": 0.0001, "train.optimizer": "adam"}
+    trials = [
+        {**trial, "trial": 1, **lost},
+        {**trial, "trial": 2, "values": slow, "loss": 0.25},
+        {**trial, "trial": 3, "cut": True},
+    ]
+    found = {"search": "random", "best": 2, "trials": trials}
+    given.nodes["Tuner"] = node(tmp_path, "Tuner", "tuner_results", "trials.json", found)
+    words = " ".join(Page(report.render(given)).words.split())
+    assert "Trial 2 was chosen for the training: it had the lowest eval loss." in words
+    assert "Trial 1 failed: diverged <script>" in words
+    assert "2, best0.0001adam20.25000.75003.0" in words  # a row's cells
+    assert "30.1sgd2, cut short0.5000" in words
+    assert "could not be drawn" not in words
+    said = results.produced(given.nodes["Tuner"])
+    assert said == (
+        "3 trials; best: train.learning_rate 0.0001, train.optimizer adam, eval loss 0.2500"
+    )
+
+
 def test_no_run_no_page(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no run of this pipeline yet"):
         report.write(tmp_path)
@@ -155,3 +182,12 @@ def test_a_plot_of_one_point_has_ends() -> None:
     svg = str(drawing.plot("t", {"a": [(1.0, 0.0)]}, x="x", y="y", whole=True))
     assert "nan" not in svg and "inf" not in svg
     ElementTree.fromstring(svg)
+
+
+def test_a_plot_of_powers_has_them_as_ticks() -> None:
+    points = [(1e-5, 1.0), (1e-3, 2.0)]
+    svg = str(drawing.plot("t", {"": points}, x="x", y="y", marked=True, log=True))
+    ticks = [tick for tick in ("1e-05", "2e-05", "0.0001", "0.001") if f">{tick}</text>" in svg]
+    assert len(ticks) == 4
+    one = str(drawing.plot("t", {"": points[:1]}, x="x", y="y", marked=True, log=True))
+    ElementTree.fromstring(one)

@@ -172,6 +172,26 @@ def test_stages_resume_to_the_same_weights(
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
+@pytest.mark.parametrize("settings", [{"epochs": 5}, {"stages": STAGES}])
+def test_a_training_in_parts_is_the_same_training(tmp_path: Path, settings: Any) -> None:
+    given = Train(learning_rate=0.05, **settings)
+
+    def part(built: Any, name: str, until: int | None = None) -> State:
+        return fit(
+            built, data, data(99), given, steps_per_epoch=STEPS, state_dir=tmp_path / name,
+            log_dir=str(tmp_path / "logs"), freeze=freeze, until=until,
+        )  # fmt: skip
+
+    part(whole := model(), "whole")
+    assert len(part(model(), "parts", until=2).history) == 2
+    assert part(model(), "parts", until=2).epoch == 2  # there is nothing left to do
+    assert len(part(model(), "parts", until=4).history) == 4
+    state = part(last := model(), "parts")
+    assert len(state.history) == 5
+    for one, other in zip(last.get_weights(), whole.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
 def test_patience_ends_a_stage_and_not_the_training(train: Callable[..., Any]) -> None:
     stages = [{"epochs": 30, "learning_rate": 0.5}, {"epochs": 2, "learning_rate": 1e-4}]
     noise = data(3, noise=True)

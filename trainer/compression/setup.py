@@ -89,7 +89,8 @@ def _exporter(restored: Restored, transform: "tft.TFTransformOutput", job: Job) 
     def write(candidate: Candidate, folder: Path) -> None:
         unfinished = folder.with_name(f"{folder.name}.new")
         shutil.rmtree(unfinished, ignore_errors=True)
-        facts = {key: restored.facts[key] for key in ("model", "checkpoint", "learned")}
+        known = ("model", "checkpoint", "learned", "tuned")
+        facts = {key: restored.facts[key] for key in known if key in restored.facts}
         compression = {
             "after": candidate.name, "layers": candidate.layers, "formats": dict(candidate.formats)
         }  # fmt: skip
