@@ -12,6 +12,7 @@ import pytest
 
 from espalier import ConfigError
 from espalier.pipeline import drawing, report
+from espalier.pipeline.report_evaluation import wilson
 from espalier.pipeline.results import RunResult
 from espalier.pipeline.store import Node, Output
 
@@ -146,9 +147,9 @@ def test_no_run_no_page(tmp_path: Path) -> None:
 
 
 def test_wilsons_interval() -> None:
-    assert report.wilson(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
-    assert report.wilson(1.0, 10) == pytest.approx((0.7225, 1.0), abs=1e-4)
-    assert report.wilson(0.0, 10)[0] == 0
+    assert wilson(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
+    assert wilson(1.0, 10) == pytest.approx((0.7225, 1.0), abs=1e-4)
+    assert wilson(0.0, 10)[0] == 0
 
 
 def test_a_plot_of_one_point_has_ends() -> None:
