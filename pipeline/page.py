@@ -24,11 +24,16 @@ class Section:
 
 def section(title: str, draw: Callable[[], list[Block]]) -> Section:
     """A section, or the sentence that says why it could not be drawn."""
+    return Section(title, attempt(draw))
+
+
+def attempt(draw: Callable[[], list[Block]]) -> list[Block]:
+    """Part of a section, or the sentence that says why it could not be drawn."""
     try:
-        return Section(title, draw())
+        return draw()
     except Exception as error:  # whatever it is, the page must come
         words = f"This part could not be drawn: {type(error).__name__}: {error}"
-        return Section(title, [problem(words[:500])])
+        return [problem(words[:500])]
 
 
 def text(words: str) -> Block:
@@ -57,7 +62,7 @@ def table(
     """A table whose columns from `numbers` on, or in that range, are numbers; only its first rows
     are shown.
 
-    A cell is a text, a `bar`, an `image`, or {"text": ..., "shade": per cent of colour}.
+    A cell is a text, a `bar`, an `image`, `drawn`, or {"text": ..., "shade": per cent of colour}.
     """
     note = f"{len(rows) - _MOST:,} more rows are not shown." if len(rows) > _MOST else ""
     return {
@@ -74,6 +79,11 @@ def bar(words: str, share: float) -> dict[str, Any]:
 def image(png: str, words: str) -> dict[str, Any]:
     """A cell with a picture, PNG in base64, and words below it."""
     return {"image": png, "text": words}
+
+
+def drawn(svg: Any) -> dict[str, Any]:
+    """A cell with a small drawing."""
+    return {"svg": svg}
 
 
 def number(value: float | None) -> str:

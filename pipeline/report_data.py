@@ -1,20 +1,29 @@
-"""What the report says of the data: rows, anomalies, labels and features of each split."""
+"""What the report says of the data: rows, anomalies, labels and features of each split, and how far
+the rows that were trained on are from those of the version before."""
 
+import math
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import page, results
+from . import drift, page, results, versions
+from .drawing import histogram
 from .page import Block
+from .store import Node, opened
 
 if TYPE_CHECKING:
     from .report import Context
+
+Statistics = Any  # a DatasetFeatureStatisticsList
+_ENDED = ("done", "cached")
 
 
 def section(context: "Context") -> list[Block]:
     """Its blocks."""
     blocks = []
     gate = context.nodes.get("DataGate")
-    if gate and gate.state in ("done", "cached"):
+    if gate and gate.state in _ENDED:
         report = results.gate_report(gate)
         rows = [(split, f"{count:,}") for split, count in report.get("rows", {}).items()]
         blocks.append(page.table("Rows", ("split", "rows"), rows))
@@ -27,65 +36,171 @@ def section(context: "Context") -> list[Block]:
             if found
             else page.text("No anomalies were found.")
         )
-    for split, statistics in _statistics(context).items():
-        blocks += _labels(split, statistics, context.label)
-        blocks.append(_features(split, statistics))
+    statistics = _statistics(context.nodes)
+    if "train" in statistics:
+        blocks += page.attempt(partial(_changes, context, statistics["train"]))
+    for split, found_in in statistics.items():
+        blocks += _labels(split, found_in, context.label)
+        blocks.append(_features(split, found_in))
     return blocks
 
 
-def _statistics(context: "Context") -> dict[str, Any]:
-    """TFDV's statistics by split."""
+def _statistics(nodes: Mapping[str, Node]) -> dict[str, Statistics]:
+    """TFDV's statistics by split, and in them as further features what TFDV leaves out."""
     from tensorflow_metadata.proto.v0 import statistics_pb2
 
-    node = context.nodes.get("StatisticsGen")
+    node = nodes.get("StatisticsGen")
     if node is None or "statistics" not in node.outputs:
         return {}
-    found = {}
+    found, sizes = {}, _sizes(nodes)
     files = Path(node.outputs["statistics"].uri).glob("Split-*/FeatureStats.pb")
     for file in sorted(files, reverse=True):  # train before test before eval
         statistics = statistics_pb2.DatasetFeatureStatisticsList()
         statistics.ParseFromString(file.read_bytes())
-        found[file.parent.name.removeprefix("Split-")] = statistics.datasets[0]
+        split = file.parent.name.removeprefix("Split-")
+        for name, one in sizes.get(split, {}).items():
+            _add(statistics, name, one)
+        found[split] = statistics
     return found
+
+
+def _sizes(nodes: Mapping[str, Node]) -> dict[str, dict[str, Any]]:
+    """By split: lengths of texts, which the DataGate counts, and sizes of pictures; a
+    `Sizes.to_json` by the name that `drift` has for it."""
+    found: dict[str, dict[str, Any]] = {}
+    gate, examples = nodes.get("DataGate"), nodes.get("ExampleGen")
+    if gate and gate.state in _ENDED:
+        for split, lengths in results.gate_report(gate).get("lengths", {}).items():
+            found[split] = {f"{name}: characters": one for name, one in lengths.items()}
+    if examples and "examples" in examples.outputs:
+        sides = examples.outputs["examples"].read_json("sizes.json") or {}
+        for split, sizes in sides.items():
+            found.setdefault(split, {}).update({f"image: {k}": one for k, one in sizes.items()})
+    return found
+
+
+def _add(statistics: Statistics, name: str, sizes: Mapping[str, Any]) -> None:
+    """One more feature, of numbers."""
+    feature = statistics.datasets[0].features.add(type=0)  # INT
+    feature.path.step.append(name)
+    numbers = feature.num_stats
+    numbers.common_stats.num_non_missing = sizes["rows"]
+    numbers.mean, numbers.min, numbers.max = (sizes[key] for key in ("mean", "least", "most"))
+    buckets = numbers.histograms.add(type=0).buckets  # STANDARD
+    for low, high, rows in sizes["buckets"]:
+        buckets.add(low_value=low, high_value=high, sample_count=rows)
 
 
 def _name(feature: Any) -> str:
     return str(feature.name or "/".join(feature.path.step))
 
 
-def _labels(split: str, statistics: Any, label: str) -> list[Block]:
+def _by_name(statistics: Statistics) -> dict[str, Any]:
+    return {_name(feature): feature for feature in statistics.datasets[0].features}
+
+
+# Against the version before.
+
+
+def _changes(context: "Context", now: Statistics) -> list[Block]:
+    """TFDV's distances between the rows trained on and those of the model compared with."""
+    history = versions.history(opened(context.home, "this pipeline"))
+    earlier = versions.compared_with(history, context.run)
+    if earlier is None:
+        return [page.text("There is no earlier version whose data these could be compared with.")]
+    nodes, of = history.runs[earlier.run], f"version {earlier.version}"
+    record = results.of_run(context.home / "results", earlier.run)
+    if _made(nodes) == _made(context.nodes) or (record and record.data == context.result.data):
+        return [page.text(f"The data are the same as those of {of}.")]
+    before = _statistics(nodes).get("train")
+    if before is None:
+        return [page.problem(f"The statistics of {of} are gone; its data cannot be compared.")]
+    return _compared(of, before, now)
+
+
+def _made(nodes: Mapping[str, Node]) -> int | None:
+    """The id of the statistics' artifact."""
+    output = nodes["StatisticsGen"].outputs.get("statistics") if "StatisticsGen" in nodes else None
+    return output.id if output else None
+
+
+def _compared(of: str, before: Statistics, now: Statistics) -> list[Block]:
+    old, new = (
+        {name: measure for name, one in _by_name(all_).items() if (measure := _measure(one))}
+        for all_ in (before, now)
+    )
+    measures = {name: measure for name, measure in new.items() if old.get(name) == measure}
+    distances = drift.distances(measures, before, now) if measures else {}
+    ordered = sorted(distances.items(), key=lambda item: -item[1])
+    rows = [
+        (name, measures[name], f"{value:.3f}", f"{drift.THRESHOLD:g}",
+         "alarm" if value > drift.THRESHOLD else "ok")
+        for name, value in ordered
+    ]  # fmt: skip
+    alarms = [name for name, value in ordered if value > drift.THRESHOLD]
+    counts = [f"{one.datasets[0].num_examples:,}" for one in (now, before)]
+    said = f"Alarm: they differ in {', '.join(alarms)}." if alarms else "They are alike."
+    blocks = [page.text(f"{counts[0]} rows were trained on, {counts[1]} for {of}. {said}")]
+    changed = set(_by_name(before)) ^ set(_by_name(now))
+    if changed:
+        blocks.append(page.problem(f"Only one of the two has {', '.join(sorted(changed))}."))
+    head = ("feature", "measure", "distance", "threshold", "")
+    return [*blocks, page.table(f"Drift from the data of {of}", head, rows, range(2, 4))]
+
+
+def _measure(feature: Any) -> str:
+    """How TFDV can compare it; nothing for texts and the like, where every row has its own."""
+    if feature.num_stats.histograms:
+        return drift.NUMBERS
+    strings = feature.string_stats
+    some = (
+        strings.rank_histogram.buckets and 2 * strings.unique <= strings.common_stats.tot_num_values
+    )
+    return drift.NAMES if some else ""
+
+
+# Labels and features.
+
+
+def _labels(split: str, statistics: Statistics, label: str) -> list[Block]:
     """How many rows each label has; of numbers TFDV counts no values."""
-    for feature in statistics.features:
-        counts = feature.string_stats.rank_histogram.buckets
-        if _name(feature) == label and counts:
-            most = counts[0].sample_count
-            rows = [
-                (c.label, page.bar(f"{c.sample_count:,.0f}", c.sample_count / most)) for c in counts
-            ]
-            return [page.table(f"Labels of {split}", ("label", "rows"), rows)]
-    return []
+    feature = _by_name(statistics).get(label)
+    counts = feature.string_stats.rank_histogram.buckets if feature else ()
+    if not counts:
+        return []
+    most = counts[0].sample_count
+    rows = [(c.label, page.bar(f"{c.sample_count:,.0f}", c.sample_count / most)) for c in counts]
+    return [page.table(f"Labels of {split}", ("label", "rows"), rows)]
 
 
-def _features(split: str, statistics: Any) -> Block:
-    rows = []
-    for feature in statistics.features:
-        name = _name(feature)
+def _features(split: str, statistics: Statistics) -> Block:
+    rows, total = [], statistics.datasets[0].num_examples
+    for name, feature in _by_name(statistics).items():
         values = getattr(feature, feature.WhichOneof("stats"))
-        missing = statistics.num_examples - values.common_stats.num_non_missing
-        share = f"{missing / max(1, statistics.num_examples):.1%}"
-        rows.append((name, share, *_described(values)))
-    head = ("feature", "missing", "different", "mean", "least", "most", "most frequent")
+        missing = total - values.common_stats.num_non_missing
+        rows.append((name, f"{missing / max(1, total):.1%}", *_described(name, values)))
+    head = ("feature", "missing", "different", "mean", "least", "most", "spread", "most frequent")
     return page.table(f"Features of {split}", head, rows, range(1, 6))
 
 
-def _described(values: Any) -> tuple[str, ...]:
-    """different, mean, least, most, most frequent: of numbers, texts, bytes or anything else."""
+def _described(name: str, values: Any) -> tuple[Any, ...]:
+    """different, mean, least, most, spread, most frequent: of numbers, texts, bytes or others."""
     if hasattr(values, "std_dev"):
-        return ("", f"{values.mean:.4g}", f"{values.min:.4g}", f"{values.max:.4g}", "")
+        numbers = (f"{one:.4g}" for one in (values.mean, values.min, values.max))
+        return ("", *numbers, _spread(name, values), "")
     if hasattr(values, "avg_length"):
         tops = [v for v in values.top_values[:3] if v.frequency > 1]
         often = ", ".join(f"{v.value[:40]} ({v.frequency:,.0f})" for v in tops)
-        return (f"{values.unique:,}", f"{values.avg_length:.1f} characters", "", "", often)
+        return (f"{values.unique:,}", f"{values.avg_length:.1f} bytes", "", "", "", often)
     if hasattr(values, "avg_num_bytes"):
-        return ("", f"{values.avg_num_bytes:,.0f} bytes", "", "", "")
-    return ("", "", "", "", "")
+        return ("", f"{values.avg_num_bytes:,.0f} bytes", "", "", "", "")
+    return ("", "", "", "", "", "")
+
+
+def _spread(name: str, values: Any) -> Any:
+    """A histogram, of buckets that TFDV made equally wide (type 0), or `Sizes` ever wider."""
+    buckets = [b for one in values.histograms if one.type == 0 for b in one.buckets]
+    bars = [(b.low_value, b.high_value, b.sample_count) for b in buckets]
+    if not bars or not all(math.isfinite(number) for bar in bars for number in bar):
+        return ""
+    return page.drawn(histogram(f"{name}: rows from {values.min:.4g} to {values.max:.4g}", bars))

@@ -242,8 +242,8 @@ def _say_pusher(node: Node) -> str:
 
 
 def _say_baseline(node: Node) -> str:
-    model = node.outputs.get("model")
-    return f"model {model.id}" if model else "none yet"
+    found = node.outputs.get("pushed_model")
+    return f"version {found.properties['pushed_version']}" if found else "none yet"
 
 
 def _say_transform(node: Node) -> str:

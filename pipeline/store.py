@@ -123,7 +123,9 @@ class Store:
 
     def _node(self, execution: Any) -> Node:
         events = self._store.get_events_by_execution_ids([execution.id])
-        output_types = (self._proto.Event.OUTPUT, self._proto.Event.DECLARED_OUTPUT)
+        kinds = self._proto.Event
+        # The last is what a Resolver found.
+        output_types = (kinds.OUTPUT, kinds.DECLARED_OUTPUT, kinds.INTERNAL_OUTPUT)
         outputs = [event for event in events if event.type in output_types]
         times = (execution.create_time_since_epoch, execution.last_update_time_since_epoch)
         return Node(
