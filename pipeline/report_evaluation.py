@@ -21,7 +21,7 @@ def section(context: "Context") -> list[Block]:
     if not facts:
         return []
     candidate, baseline = facts["candidate"], facts["baseline"]
-    shares = bool(candidate.get("confusion"))  # else accuracy is one of labels, not of rows
+    shares = bool(candidate.get("confusion"))  # else a row may have several labels
     overall = _overall(candidate["overall"], baseline, shares)
     blocks = [page.text(facts["verdict"]), overall]
     if candidate["slices"]:
@@ -33,7 +33,7 @@ def section(context: "Context") -> list[Block]:
     if matrix := candidate.get("confusion"):
         blocks.append(_confusion(matrix))
     closer = context.read("Evaluator", "evaluation", "closer.json") or {"scores": {}}
-    return blocks + _curves(closer["scores"])
+    return blocks + _curves(closer["scores"], mirrored=shares)
 
 
 def _overall(overall: Mapping[str, float | None], baseline: Any, shares: bool) -> Block:
@@ -109,11 +109,14 @@ def _confusion(matrix: Mapping[str, Mapping[str, int]]) -> Block:
     return page.table("Confusion", head, rows)
 
 
-def _curves(scores: Mapping[str, Mapping[str, list[int]]]) -> list[Block]:
-    """ROC, precision and recall, calibration of a label; of many, those with the least area."""
+def _curves(scores: Mapping[str, Mapping[str, list[int]]], mirrored: bool) -> list[Block]:
+    """ROC, precision and recall, calibration of a label; of many, those with the least area.
+
+    `mirrored`: of two labels one is the other's mirror image.
+    """
     # Where all rows have a label, or none, there is no curve.
     told = {label: v for label, v in scores.items() if any(v["without"]) and any(v["with"])}
-    if len(scores) == len(told) == 2:  # the other one is its mirror image
+    if mirrored and len(scores) == len(told) == 2:
         told.pop(next(iter(told)))
     if not told:
         return []

@@ -139,6 +139,7 @@ def test_the_accuracy_of_many_labels_is_no_share_of_rows(tmp_path: Path) -> None
     file.write_text(json.dumps(facts))
     words = Page(report.render(given)).words
     assert "95 % of samples" not in words and "Slices" in words
+    assert "ROC; the area below it: a 0.500, b 0.500." in words, "none is the other's mirror image"
 
 
 def test_no_run_no_page(tmp_path: Path) -> None:
