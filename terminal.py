@@ -1,6 +1,8 @@
 """How every command speaks: errors as one sentence, tables wide enough."""
 
 import functools
+import os
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -71,3 +73,9 @@ def console() -> Console:
     """Standard output, wide enough for any table where no terminal bounds it."""
     found = Console()
     return found if found.is_terminal else Console(width=max(_WIDE, found.width))
+
+
+def hush() -> None:
+    """Keep TensorFlow's greeting and its kin's warnings off the screen, before they are loaded."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    warnings.filterwarnings("ignore")

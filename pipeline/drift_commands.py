@@ -8,7 +8,7 @@ from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from ..terminal import console, errors
+from ..terminal import console, errors, hush
 
 if TYPE_CHECKING:
     from .drift import Drift
@@ -40,6 +40,7 @@ def drift(
     from .config import Config
     from .drift import compare
 
+    hush()
     found = compare(Config.load(config, set_ or ()), log, threshold)
     console().print(table(found))
     Console().print(f"\n{escape(found.verdict)}", highlight=False, soft_wrap=True)

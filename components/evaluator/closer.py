@@ -112,8 +112,8 @@ class Gather(beam.CombineFn):
         example, given, scores = row
         judge = self._of_several if self._several else self._of_one
         if wrong := judge(given, scores):
-            score, *words = wrong
-            _keep(seen.mistakes, [(score, example, *words)])
+            score, is_, said = wrong
+            _keep(seen.mistakes, [(score, example, is_, said)])
         if self._counted and (self._several or given[0] >= 0):
             every = np.arange(self._counted)
             has = given > 0 if self._several else every == given[0]
@@ -138,7 +138,8 @@ class Gather(beam.CombineFn):
         if sure[worst] < 0:
             return None
         yes, no = self.labels[worst], f"not {self.labels[worst]}"
-        return (float(sure[worst]), *((yes, no) if has[worst] else (no, yes)))
+        is_, was_said = (yes, no) if has[worst] else (no, yes)
+        return float(sure[worst]), is_, was_said
 
     def merge_accumulators(self, parts: Iterable[Seen]) -> Seen:
         """What was gathered elsewhere, together."""
