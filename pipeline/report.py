@@ -1,7 +1,7 @@
 """The run report: one page of HTML, drawn from what a run left behind, that needs no network.
 
 A report never fails a run. What cannot be read or drawn becomes a sentence in its place, and a run
-that failed half way has a page that says where and why.
+that failed half way, or before its first component, has a page that says where and why.
 """
 
 import importlib.metadata
@@ -20,7 +20,7 @@ from . import page, report_data, report_evaluation, results
 from .drawing import Span, flow, plot, timeline
 from .page import Block
 from .results import RunResult
-from .store import Node, database, opened
+from .store import Node, Store, database, opened
 
 _PACKAGES = ("espalier", "tensorflow", "tf-keras", "keras-nlp", "tfx", "apache-beam",
              "tensorflow-model-optimization")  # fmt: skip
@@ -67,26 +67,41 @@ def write(home: Path, run: str | None = None) -> Path:
 
 def context(home: Path, run: str | None) -> Context:
     """What a run's report is drawn from; arguments and errors as of `write`."""
-    store = opened(home, "this pipeline")
-    run = _find(home, store.runs(), run)
-    nodes = {node.name: node for node in store.nodes(run)}
+    store, begun, why = _metadata(home)
+    unbegun = results.unbegun(home / "results", begun)
+    if not begun and not unbegun:
+        raise ConfigError(why)
+    run = _find(home, sorted([*begun, *unbegun]), run)  # by their start
+    nodes = {node.name: node for node in store.nodes(run)} if store else {}
     result = results.of_run(home / "results", run)
     if result is None:
         result = RunResult(name=home.name, run=run, status="partial")
     return Context(home, run, result, nodes)
 
 
+def _metadata(home: Path) -> tuple[Store | None, list[str], str]:
+    """The pipeline's metadata and the runs in there; or none, and why: a run may have failed
+    because of it."""
+    try:
+        store = opened(home, "this pipeline")
+        return store, store.runs(), f"{home}: no run of this pipeline yet."
+    except ConfigError as error:
+        return None, [], str(error)
+    except Exception as error:  # of ML Metadata there are many kinds
+        return None, [], f"{database(home)}: cannot be read: {str(error).splitlines()[0][:200]}."
+
+
 def _find(home: Path, runs: list[str], asked: str | None) -> str:
     """The run that somebody means by its id, the beginning of it, or the version it pushed."""
-    if runs and asked is None:
+    if asked is None:
         return runs[-1]
-    found = [run for run in runs if asked and run.startswith(asked.replace(" ", "T"))]
+    found = [run for run in runs if run.startswith(asked.replace(" ", "T"))]
     if not found:
         kept = results.all_results(home / "results")
         found = [r.run for r in kept if r.pushed and Path(r.pushed).name == asked][:1]
     if len(found) != 1:
         many = "several runs begin with" if found else "no run"
-        shown = ", ".join((found or runs)[-5:]) or "none"
+        shown = ", ".join((found or runs)[-5:])
         raise ConfigError(f"{home}: {many} {asked}. The last ones are: {shown}.")
     return found[0]
 
@@ -108,7 +123,8 @@ def verdict(context: Context) -> tuple[str, str]:
     """Its mood (good, bad or neither), and the sentence."""
     result = context.result
     if result.failure:
-        return "bad", f"The run did not end. {result.failure}"
+        how = "end" if result.components or context.nodes else "begin"
+        return "bad", f"The run did not {how}. {result.failure}"
     if result.status == "pushed":
         return "good", f"{result.verdict} It is served as version {Path(str(result.pushed)).name}."
     if result.status == "not_blessed":
@@ -131,8 +147,18 @@ def _subtitle(context: Context) -> str:
 
 def _what_ran(context: Context) -> list[Block]:
     nodes = list(context.nodes.values())
+    made_with = ", ".join(" ".join(item) for item in context.result.versions.items())
+    settings = [
+        page.text(f"With {made_with}." if made_with else "Packages' versions were not recorded."),
+        page.folded("All settings", context.result.config),
+    ]
     if not nodes:
-        return [page.problem("No component has begun.")]
+        why = (
+            "its metadata is gone or cannot be read"
+            if context.result.components
+            else ("it failed in the checks before the first one")
+        )
+        return [page.problem(f"No component of this run can be shown: {why}."), *settings]
     spans = [Span(node.name, node.started, node.seconds, node.state) for node in nodes]
     inside = f"{context.home}/"
     rows = [
@@ -140,13 +166,7 @@ def _what_ran(context: Context) -> list[Block]:
         for n in nodes
     ]
     table = page.table("", ("component", "state", "seconds", "made"), rows, range(2, 3))
-    made_with = ", ".join(" ".join(item) for item in context.result.versions.items())
-    return [
-        page.picture(timeline("When each component ran", spans)),
-        table,
-        page.text(f"With {made_with}." if made_with else "Packages' versions were not recorded."),
-        page.folded("All settings", context.result.config),
-    ]
+    return [page.picture(timeline("When each component ran", spans)), table, *settings]
 
 
 def versions() -> dict[str, str]:
@@ -244,6 +264,8 @@ def _serving(context: Context) -> list[Block]:
 
 def _lineage(context: Context) -> list[Block]:
     result, nodes = context.result, context.nodes
+    if not nodes:
+        return []
     done = {name for name, node in nodes.items() if node.state in ("done", "cached")}
     made = [("model", "of the Trainer")] if "Trainer" in done else []
     if "Compressor" in done:
