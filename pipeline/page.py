@@ -12,6 +12,10 @@ from ..errors import ConfigError
 
 Block = dict[str, Any]
 _MOST = 40  # rows of a table; what is left out is said
+_LONGEST = 500  # characters of a cell
+# Codes that move a terminal's cursor, and that HTML forbids, as pictures of themselves.
+_CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"}
+_CONTROLS |= {0x7F: 0x2421, **dict.fromkeys(range(0x80, 0xA0), 0xFFFD)}
 
 
 @dataclass
@@ -65,10 +69,17 @@ def table(
     A cell is a text, a `bar`, an `image`, `drawn`, or {"text": ..., "shade": per cent of colour}.
     """
     note = f"{len(rows) - _MOST:,} more rows are not shown." if len(rows) > _MOST else ""
+    shown = [[_cut(cell) for cell in row] for row in [head, *rows[:_MOST]]]
     return {
-        "kind": "table", "text": title, "head": list(head), "rows": rows[:_MOST], "note": note,
+        "kind": "table", "text": title, "head": shown[0], "rows": shown[1:], "note": note,
         "numbers": range(numbers, len(head)) if isinstance(numbers, int) else numbers,
     }  # fmt: skip
+
+
+def _cut(cell: Any) -> Any:
+    if isinstance(cell, str) and len(cell) > _LONGEST:
+        return f"{cell[:_LONGEST]}… ({len(cell):,} characters)"
+    return cell
 
 
 def bar(words: str, share: float) -> dict[str, Any]:
@@ -96,10 +107,11 @@ def render(title: str, subtitle: str, mood: str, verdict: str, sections: Sequenc
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, autoescape=True
     )
-    return environment.get_template("report.html").render(
+    html = environment.get_template("report.html").render(
         title=title, subtitle=subtitle, mood=mood, verdict=verdict,
         sections=[section for section in sections if section.blocks],
     )  # fmt: skip
+    return html.translate(_CONTROLS)
 
 
 def save(html: str, file: Path) -> Path:

@@ -156,7 +156,7 @@ def _what_ran(context: Context) -> list[Block]:
         why = (
             "its metadata is gone or cannot be read"
             if context.result.components
-            else ("it failed in the checks before the first one")
+            else "it failed before the first one"
         )
         return [page.problem(f"No component of this run can be shown: {why}."), *settings]
     spans = [Span(node.name, node.started, node.seconds, node.state) for node in nodes]

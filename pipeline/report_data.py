@@ -110,12 +110,14 @@ def _changes(context: "Context", now: Statistics) -> list[Block]:
         return [page.text("There is no earlier version whose data these could be compared with.")]
     nodes, of = history.runs[earlier.run], f"version {earlier.version}"
     record = results.of_run(context.home / "results", earlier.run)
-    if _made(nodes) == _made(context.nodes) or (record and record.data == context.result.data):
+    same = record and record.data and record.data == context.result.data
+    if same or _made(nodes) == _made(context.nodes):
         return [page.text(f"The data are the same as those of {of}.")]
     before = _statistics(nodes).get("train")
     if before is None:
         return [page.problem(f"The statistics of {of} are gone; its data cannot be compared.")]
-    return _compared(of, before, now)
+    counted = {name for one in (nodes, context.nodes) for name in _sizes(one).get("train", {})}
+    return _compared(of, before, now, counted)
 
 
 def _made(nodes: Mapping[str, Node]) -> int | None:
@@ -124,7 +126,8 @@ def _made(nodes: Mapping[str, Node]) -> int | None:
     return output.id if output else None
 
 
-def _compared(of: str, before: Statistics, now: Statistics) -> list[Block]:
+def _compared(of: str, before: Statistics, now: Statistics, counted: set[str]) -> list[Block]:
+    """`counted` are features of ours, which the steps that a run left out would have added."""
     old, new = (
         {name: measure for name, one in _by_name(all_).items() if (measure := _measure(one))}
         for all_ in (before, now)
@@ -140,23 +143,22 @@ def _compared(of: str, before: Statistics, now: Statistics) -> list[Block]:
     alarms = [name for name, value in ordered if value > drift.THRESHOLD]
     counts = [f"{one.datasets[0].num_examples:,}" for one in (now, before)]
     said = f"Alarm: they differ in {', '.join(alarms)}." if alarms else "They are alike."
-    blocks = [page.text(f"{counts[0]} rows were trained on, {counts[1]} for {of}. {said}")]
-    changed = set(_by_name(before)) ^ set(_by_name(now))
+    blocks = [page.text(f"The train split has {counts[0]} rows, that of {of} {counts[1]}. {said}")]
+    changed = (set(_by_name(before)) ^ set(_by_name(now))) - counted
     if changed:
         blocks.append(page.problem(f"Only one of the two has {', '.join(sorted(changed))}."))
-    head = ("feature", "measure", "distance", "threshold", "")
+    head = ("feature", "measure", "distance", "threshold", "verdict")
     return [*blocks, page.table(f"Drift from the data of {of}", head, rows, range(2, 4))]
 
 
 def _measure(feature: Any) -> str:
     """How TFDV can compare it; nothing for texts and the like, where every row has its own."""
-    if feature.num_stats.histograms:
+    numbers, strings = feature.num_stats, feature.string_stats
+    if numbers.histograms and numbers.common_stats.num_non_missing:
         return drift.NUMBERS
-    strings = feature.string_stats
-    some = (
-        strings.rank_histogram.buckets and 2 * strings.unique <= strings.common_stats.tot_num_values
-    )
-    return drift.NAMES if some else ""
+    values = strings.common_stats.tot_num_values
+    ranked = strings.rank_histogram.buckets and 2 * strings.unique <= values
+    return drift.NAMES if ranked else ""
 
 
 # Labels and features.

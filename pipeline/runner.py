@@ -382,7 +382,8 @@ _SYSTEM_ERRORS = {
     "No space left on device": "The disk is full. Make room",
     "Disk quota exceeded": "The disk quota is used up. Make room",
     "Read-only file system": "The file system is read-only. Choose another place (runs:, push:)",
-    "database is locked": "Another program holds the pipeline's metadata. End it",
+    # ML Metadata's words for a locked SQLite file, after a minute and a half.
+    "Concurrent writes aborted": "Another program holds the pipeline's metadata. End it",
     "Permission denied": "A file or folder may not be written. Change its permissions",
 }
 
@@ -400,8 +401,8 @@ def explain(error: BaseException, node: str, log: Path) -> BaseException:
     for words, advice in _SYSTEM_ERRORS.items():
         if any(words in str(one) for one in chain):
             return ComponentError(
-                f"{node}: {words}. {advice} and run the same command again; what was finished is "
-                f"kept. Log: {log}"
+                f"{node or 'TFX'}: {words}. {advice} and run the same command again; what was "
+                f"finished is kept. Log: {log}"
             )
     last = str(chain[-1]).strip() or type(chain[-1]).__name__
     first = reason(last) if "[[{{" in last else last.splitlines()[0]

@@ -75,6 +75,12 @@ def test_tensorflows_word_for_a_full_disk() -> None:
     assert "The disk is full" in str(said)
 
 
+def test_metadata_that_another_program_holds() -> None:
+    error = RuntimeError("Concurrent writes aborted after max number of retries.")
+    said = str(explain(error, "", LOG))
+    assert said.startswith("TFX: Concurrent writes aborted. Another program holds the pipeline's")
+
+
 def test_any_other_error_is_its_first_cause_in_one_line() -> None:
     error = chained(RuntimeError("wrapper"), KeyError("text\nand a page of more"))
     lines = str(explain(error, "Transform", LOG)).splitlines()
@@ -166,7 +172,7 @@ def test_bad_data_stops_a_run_and_leaves_a_page_that_says_where(tmp_path: Path) 
     assert "data.csv:202: empty text in column 'text'" in str(caught.value)
     html = failed_page(config)
     assert f"The run did not begin. {markupsafe.escape(caught.value)}</p>" in html
-    assert "it failed in the checks before the first one" in html
+    assert "it failed before the first one" in html
     assert f"csv: {tmp_path}/data.csv" in html, "its settings"
     assert "report: " in screen.getvalue()
     assert sorted(path.name for path in config.home.iterdir()) == ["reports", "results"]
