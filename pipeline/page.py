@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from ..errors import ConfigError
 
 Block = dict[str, Any]
-_MOST = 40  # rows of a table; what is left out is said
+MOST = 40  # rows of a table; what is left out is said
 _LONGEST = 500  # characters of a cell
 # Codes that move a terminal's cursor, and that HTML forbids, as pictures of themselves.
 _CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"}
@@ -68,8 +68,8 @@ def table(
 
     A cell is a text, a `bar`, an `image`, `drawn`, or {"text": ..., "shade": per cent of colour}.
     """
-    note = f"{len(rows) - _MOST:,} more rows are not shown." if len(rows) > _MOST else ""
-    shown = [[_cut(cell) for cell in row] for row in [head, *rows[:_MOST]]]
+    note = f"{len(rows) - MOST:,} more rows are not shown." if len(rows) > MOST else ""
+    shown = [[_cut(cell) for cell in row] for row in [head, *rows[:MOST]]]
     return {
         "kind": "table", "text": title, "head": shown[0], "rows": shown[1:], "note": note,
         "numbers": range(numbers, len(head)) if isinstance(numbers, int) else numbers,

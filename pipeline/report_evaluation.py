@@ -11,6 +11,8 @@ from .page import Block
 if TYPE_CHECKING:
     from .report import Context
 
+Metrics = Mapping[str, Any]  # name -> float or None
+
 _MOST_CURVES = 6
 _MOST_CLASSES = 15  # of a confusion matrix; more are a list of pairs
 
@@ -27,16 +29,14 @@ def section(context: "Context") -> list[Block]:
     if candidate["slices"]:
         blocks.append(_slices(candidate, shares))
     if candidate["labels"]:
-        names = list(next(iter(candidate["labels"].values())))
-        rows = [(label, *map(page.number, v.values())) for label, v in candidate["labels"].items()]
-        blocks.append(page.table("Each label against the rest", ("label", *names), rows))
+        blocks.append(_each_label(candidate["labels"]))
     if matrix := candidate.get("confusion"):
         blocks.append(_confusion(matrix))
     closer = context.read("Evaluator", "evaluation", "closer.json") or {"scores": {}}
     return blocks + _curves(closer["scores"], mirrored=shares)
 
 
-def _overall(overall: Mapping[str, float | None], baseline: Any, shares: bool) -> Block:
+def _overall(overall: Metrics, baseline: Any, shares: bool) -> Block:
     head = ["metric", "value", *(["95 % of samples"] if shares else [])]
     head += ["blessed before", "change"] if baseline else []
     rows = []
@@ -69,16 +69,29 @@ def wilson(share: float, rows: int, z: float = 1.96) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
+def _worst_first(entries: Mapping[str, Metrics], metric: str) -> list[tuple[str, Metrics]]:
+    """Sorted by a metric, those without it last."""
+
+    def badness(entry: tuple[str, Metrics]) -> float:
+        value = entry[1].get(metric)
+        return math.inf if value is None else -value if metric == "loss" else value
+
+    return sorted(entries.items(), key=badness)
+
+
+def _each_label(labels: Mapping[str, Metrics]) -> Block:
+    """In their own order, unless there are more than a table shows."""
+    names = list(next(iter(labels.values())))
+    title, ordered = "Each label against the rest", list(labels.items())
+    if len(labels) > page.MOST:
+        title, ordered = f"{title}, the worst first", _worst_first(labels, names[0])
+    rows = [(label, *map(page.number, values.values())) for label, values in ordered]
+    return page.table(title, ("label", *names), rows)
+
+
 def _slices(candidate: Mapping[str, Any], shares: bool) -> Block:
     names = [name for name in candidate["overall"] if name != "rows"]
-    first = names[0]
-    smaller = first == "loss"
-
-    def badness(entry: tuple[str, Any]) -> float:
-        value = entry[1].get(first)
-        return math.inf if value is None else value if not smaller else -value
-
-    ordered = sorted(candidate["slices"].items(), key=badness)
+    ordered = _worst_first(candidate["slices"], names[0])
     shown = "accuracy" in names and shares
     rows = [
         (name, f"{v['rows']:,}", *map(page.number, (v.get(n) for n in names)),

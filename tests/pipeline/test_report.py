@@ -32,7 +32,7 @@ def measured(labels: list[str], slices: int) -> dict[str, Any]:
     return {
         "overall": numbers,
         "slices": {f"{HOSTILE}={n}": {**numbers, "accuracy": n / slices} for n in range(slices)},
-        "labels": {label: {"f1": 0.5, "auc": None} for label in labels},
+        "labels": {label: {"f1": 0.5 - n / 3000, "auc": None} for n, label in enumerate(labels)},
         "confusion": {label: dict.fromkeys(labels[:50], 3) for label in labels},
     }
 
@@ -101,6 +101,8 @@ def test_a_thousand_labels_and_ten_thousand_slices_stay_readable(tmp_path: Path)
     words = Page(html).words
     assert "9,960 more rows are not shown" in words
     assert "Confused most" in words
+    each = words.index("Each label against the rest, the worst first")
+    assert "label 9990.1670" in words[each : each + 100]
     first = words.index("Slices, the worst first")
     assert "\N{SYMBOL FOR ESCAPE}[31m=0" in words[first : first + 400]
 
