@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Statistics = Any  # a DatasetFeatureStatisticsList
 _ENDED = ("done", "cached")
+_EQUALLY_WIDE, _QUANTILES = 0, 1  # of statistics_pb2.Histogram; TFDV names the first STANDARD
 
 
 def section(context: "Context") -> list[Block]:
@@ -86,7 +87,7 @@ def _add(statistics: Statistics, name: str, sizes: Mapping[str, Any]) -> None:
     numbers = feature.num_stats
     numbers.common_stats.num_non_missing = sizes["rows"]
     numbers.mean, numbers.min, numbers.max = (sizes[key] for key in ("mean", "least", "most"))
-    buckets = numbers.histograms.add(type=0).buckets  # STANDARD
+    buckets = numbers.histograms.add(type=_EQUALLY_WIDE).buckets
     for low, high, rows in sizes["buckets"]:
         buckets.add(low_value=low, high_value=high, sample_count=rows)
 
@@ -133,7 +134,7 @@ def _compared(of: str, before: Statistics, now: Statistics, counted: set[str]) -
         for all_ in (before, now)
     )
     measures = {name: measure for name, measure in new.items() if old.get(name) == measure}
-    distances = drift.distances(measures, before, now) if measures else {}
+    distances = _distances(measures, before, now) if measures else {}
     ordered = sorted(distances.items(), key=lambda item: -item[1])
     rows = [
         (name, measures[name], f"{value:.3f}", f"{drift.THRESHOLD:g}",
@@ -149,6 +150,31 @@ def _compared(of: str, before: Statistics, now: Statistics, counted: set[str]) -
         blocks.append(page.problem(f"Only one of the two has {', '.join(sorted(changed))}."))
     head = ("feature", "measure", "distance", "threshold", "verdict")
     return [*blocks, page.table(f"Drift from the data of {of}", head, rows, range(2, 4))]
+
+
+def _distances(
+    measures: Mapping[str, str], before: Statistics, now: Statistics
+) -> dict[str, float]:
+    """TFDV's distances; of numbers the smaller one of two.
+
+    TFDV compares ten buckets that are equally wide. Of prices and the like a single one holds
+    nearly all, and the farthest row decides how wide it is: 100,000 lognormal numbers were 0.16
+    from 50,000 drawn alike. Buckets that are equally full do not mind (0.02), but see a change in
+    a handful of integers where there is none (0.16).
+    """
+    wide = drift.distances(measures, before, now)
+    full = drift.distances(measures, _equally_full(before), _equally_full(now))
+    return {name: min(value, full[name]) for name, value in wide.items()}
+
+
+def _equally_full(statistics: Statistics) -> Statistics:
+    """A copy in which TFDV's two histograms of a number, these and the quantiles, change places."""
+    copied = type(statistics).FromString(statistics.SerializeToString())
+    for feature in copied.datasets[0].features:
+        if len(feature.num_stats.histograms) > 1:
+            for one in feature.num_stats.histograms:
+                one.type = _QUANTILES if one.type == _EQUALLY_WIDE else _EQUALLY_WIDE
+    return copied
 
 
 def _measure(feature: Any) -> str:
@@ -200,8 +226,8 @@ def _described(name: str, values: Any) -> tuple[Any, ...]:
 
 
 def _spread(name: str, values: Any) -> Any:
-    """A histogram, of buckets that TFDV made equally wide (type 0), or `Sizes` ever wider."""
-    buckets = [b for one in values.histograms if one.type == 0 for b in one.buckets]
+    """A histogram, of buckets that TFDV made equally wide, or `Sizes` ever wider."""
+    buckets = [b for one in values.histograms if one.type == _EQUALLY_WIDE for b in one.buckets]
     bars = [(b.low_value, b.high_value, b.sample_count) for b in buckets]
     if not bars or not all(math.isfinite(number) for bar in bars for number in bar):
         return ""
