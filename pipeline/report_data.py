@@ -144,7 +144,9 @@ def _compared(of: str, before: Statistics, now: Statistics, counted: set[str]) -
     alarms = [name for name, value in ordered if value > drift.THRESHOLD]
     counts = [f"{one.datasets[0].num_examples:,}" for one in (now, before)]
     said = f"Alarm: they differ in {', '.join(alarms)}." if alarms else "They are alike."
-    blocks = [page.text(f"The train split has {counts[0]} rows, that of {of} {counts[1]}. {said}")]
+    blocks = [
+        page.text(f"The train split has {counts[0]} rows; that of {of} has {counts[1]}. {said}")
+    ]
     changed = (set(_by_name(before)) ^ set(_by_name(now))) - counted
     if changed:
         blocks.append(page.problem(f"Only one of the two has {', '.join(sorted(changed))}."))

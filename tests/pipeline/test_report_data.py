@@ -151,7 +151,7 @@ def test_the_same_data_is_said_in_a_sentence(line: Line) -> None:
 
 def test_rows_drawn_alike_give_no_alarm(line: Line) -> None:
     words = line.words("2026-01-03T00:00:00")
-    assert "The train split has 1,000 rows, that of version 1 2,000. They are alike." in words
+    assert "The train split has 1,000 rows; that of version 1 has 2,000. They are alike." in words
     drift = words[words.index("Drift from the data of version 1") : words.index("Labels of train")]
     assert drift.count("ok") == 4 and "alarm" not in drift, "the dearest row decides nothing"
     assert "text: characters Jensen-Shannon" in drift
@@ -171,7 +171,7 @@ def test_rows_that_are_far_give_an_alarm_the_farthest_first(line: Line) -> None:
 
 
 def test_a_run_without_a_comparison_is_held_to_the_version_before_it(line: Line) -> None:
-    assert "that of version 1 2,000" in line.words("2099-01-05T00:00:00")
+    assert "that of version 1 has 2,000" in line.words("2099-01-05T00:00:00")
 
 
 def test_statistics_that_are_gone_are_said(line: Line) -> None:
