@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import textwrap
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -92,6 +93,12 @@ def console() -> Console:
     """Standard output, wide enough for any table where no terminal bounds it."""
     found = Console()
     return found if found.is_terminal else Console(width=max(_WIDE, found.width))
+
+
+def hush() -> None:
+    """Keep TensorFlow's greeting and its kin's warnings off the screen, before they are loaded."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    warnings.filterwarnings("ignore")
 
 
 class Output:

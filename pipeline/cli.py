@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from ..errors import ConfigError
 from ..serving.commands import commands as serving_commands
-from ..terminal import AsJson, AsMarkdown, ConfigPath, Output, Overrides, errors
+from ..terminal import AsJson, AsMarkdown, ConfigPath, Output, Overrides, errors, hush
 from .doctor_commands import commands as doctor_commands
 from .drift_commands import commands as drift_commands
 from .explain_commands import commands as explain_commands
@@ -166,6 +166,7 @@ def report(
     from .config import Config
 
     home = Config.load(config, set_ or ()).home
+    hush()  # data that have changed are compared by TFDV
     page = comparison.write(home, compare, run_id) if compare else one_run.write(home, run_id)
     Console().print(escape(str(page)), highlight=False, soft_wrap=True)
     if open_:

@@ -86,6 +86,7 @@ def create_pipeline(
         statistics=statistics.outputs["statistics"],
         anomalies=validator.outputs["anomalies"],
         label=config.data.label_column,
+        texts=config.data.texts,
     )
     transform, *tuner, trainer = _learn(config, start, examples, schema)
     transform.add_upstream_node(gate)

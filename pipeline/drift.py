@@ -11,7 +11,7 @@ import io
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 from pathlib import Path
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ALARM = 6  # the exit code
+THRESHOLD = 0.1  # the largest distance that is no alarm, unless told otherwise
+NUMBERS, NAMES = "Jensen-Shannon", "L-infinity"  # the measures
 _MOST = {"text": 20_000, "image": 2_000}  # rows compared: more hardly change a distance
 _DRAWS = 20  # the largest of so many is exceeded by chance about once in twenty
 _SHOWN = 3  # of the commonest names
@@ -120,7 +122,7 @@ class Drift:
         return f"No alarm: {counted(self.rows, 'logged row')} are like {what}."
 
 
-def compare(config: Config, log: str, threshold: float = 0.1) -> Drift:
+def compare(config: Config, log: str, threshold: float = THRESHOLD) -> Drift:
     """Compare logged requests with the training rows of the run whose version answered them.
 
     Where no run here pushed that version, the newest run's rows are taken.
@@ -362,7 +364,7 @@ def _features(trained: "pd.DataFrame", incoming: "pd.DataFrame", threshold: floa
     return [
         Feature(
             name,
-            "L-infinity" if _is_name(ranked[name]) else "Jensen-Shannon",
+            _measure(ranked[name]),
             distances[name],
             noise[name],
             threshold,
@@ -394,20 +396,36 @@ def _ranked(trained: "pd.DataFrame", incoming: "pd.DataFrame") -> tuple[Any, Any
 def _distances(trained: "pd.DataFrame", incoming: "pd.DataFrame") -> dict[str, float]:
     """TFDV's distance of each column."""
     import tensorflow_data_validation as tfdv
+
+    statistics = [tfdv.generate_statistics_from_dataframe(one) for one in (trained, incoming)]
+    return distances({name: _measure(trained[name]) for name in trained}, *statistics)
+
+
+def distances(measures: Mapping[str, str], before: Any, now: Any) -> dict[str, float]:
+    """TFDV's distance of each feature.
+
+    Args:
+        measures: NUMBERS or NAMES, by feature.
+        before, now: DatasetFeatureStatisticsLists that have all these features.
+    """
+    import tensorflow_data_validation as tfdv
     from tensorflow_metadata.proto.v0 import schema_pb2
 
     schema = schema_pb2.Schema()
-    for name in trained:
+    for name, measure in measures.items():
         feature = schema.feature.add(name=name)
-        if _is_name(trained[name]):
+        if measure == NAMES:
             feature.type = schema_pb2.BYTES
             feature.skew_comparator.infinity_norm.threshold = 1.0
         else:
             feature.type = schema_pb2.FLOAT
             feature.skew_comparator.jensen_shannon_divergence.threshold = 1.0
-    statistics = [tfdv.generate_statistics_from_dataframe(one) for one in (trained, incoming)]
-    found = tfdv.validate_statistics(statistics[0], schema, serving_statistics=statistics[1])
+    found = tfdv.validate_statistics(before, schema, serving_statistics=now)
     return {info.path.step[0]: info.skew_measurements[0].value for info in found.drift_skew_info}
+
+
+def _measure(values: "pd.Series[Any]") -> str:
+    return NAMES if _is_name(values) else NUMBERS
 
 
 def _is_name(values: "pd.Series[Any]") -> bool:

@@ -7,7 +7,7 @@ from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from ..terminal import AsJson, AsMarkdown, ConfigPath, Output, Overrides, errors
+from ..terminal import AsJson, AsMarkdown, ConfigPath, Output, Overrides, errors, hush
 
 if TYPE_CHECKING:
     from .drift import Drift
@@ -39,6 +39,7 @@ def drift(
     from .drift import compare
 
     output = Output(as_json, as_md)
+    hush()
     found = compare(Config.load(config, set_ or ()), log, threshold)
     features = [{**vars(one), "verdict": one.verdict} for one in found.features]
     output.show(

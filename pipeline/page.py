@@ -12,7 +12,11 @@ from ..errors import ConfigError
 from ..masking import masked
 
 Block = dict[str, Any]
-_MOST = 40  # rows of a table; what is left out is said
+MOST = 40  # rows of a table; what is left out is said
+_LONGEST = 500  # characters of a cell
+# Codes that move a terminal's cursor, and that HTML forbids, as pictures of themselves.
+_CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"}
+_CONTROLS |= {0x7F: 0x2421, **dict.fromkeys(range(0x80, 0xA0), 0xFFFD)}
 
 
 @dataclass
@@ -25,11 +29,16 @@ class Section:
 
 def section(title: str, draw: Callable[[], list[Block]]) -> Section:
     """A section, or the sentence that says why it could not be drawn."""
+    return Section(title, attempt(draw))
+
+
+def attempt(draw: Callable[[], list[Block]]) -> list[Block]:
+    """Part of a section, or the sentence that says why it could not be drawn."""
     try:
-        return Section(title, draw())
+        return draw()
     except Exception as error:  # whatever it is, the page must come
         words = f"This part could not be drawn: {type(error).__name__}: {error}"
-        return Section(title, [problem(words[:500])])
+        return [problem(words[:500])]
 
 
 def text(words: str) -> Block:
@@ -58,13 +67,21 @@ def table(
     """A table whose columns from `numbers` on, or in that range, are numbers; only its first rows
     are shown.
 
-    A cell is a text, a `bar`, an `image`, a `why`, or {"text": ..., "shade": per cent of colour}.
+    A cell is a text, a `bar`, an `image`, a `why`, `drawn`, or {"text": ..., "shade": per cent of
+    colour}.
     """
-    note = f"{len(rows) - _MOST:,} more rows are not shown." if len(rows) > _MOST else ""
+    note = f"{len(rows) - MOST:,} more rows are not shown." if len(rows) > MOST else ""
+    shown = [[_cut(cell) for cell in row] for row in [head, *rows[:MOST]]]
     return {
-        "kind": "table", "text": title, "head": list(head), "rows": rows[:_MOST], "note": note,
+        "kind": "table", "text": title, "head": shown[0], "rows": shown[1:], "note": note,
         "numbers": range(numbers, len(head)) if isinstance(numbers, int) else numbers,
     }  # fmt: skip
+
+
+def _cut(cell: Any) -> Any:
+    if isinstance(cell, str) and len(cell) > _LONGEST:
+        return f"{cell[:_LONGEST]}… ({len(cell):,} characters)"
+    return cell
 
 
 def bar(words: str, share: float) -> dict[str, Any]:
@@ -93,6 +110,11 @@ def shades(parts: Iterable[float]) -> list[float]:
     return [value / largest for value in values]
 
 
+def drawn(svg: Any) -> dict[str, Any]:
+    """A cell with a small drawing."""
+    return {"svg": svg}
+
+
 def number(value: float | None) -> str:
     """A metric's value."""
     return "–" if value is None else f"{value:.4f}"
@@ -103,10 +125,11 @@ def render(title: str, subtitle: str, mood: str, verdict: str, sections: Sequenc
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, autoescape=True
     )
-    return environment.get_template("report.html").render(
+    html = environment.get_template("report.html").render(
         title=title, subtitle=subtitle, mood=mood, verdict=verdict,
         sections=[section for section in sections if section.blocks],
     )  # fmt: skip
+    return html.translate(_CONTROLS)
 
 
 def save(html: str, file: Path) -> Path:

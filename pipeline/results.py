@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
@@ -122,6 +123,13 @@ def all_results(folder: Path) -> list[RunResult]:
     return [result for file in files if (result := _read(file))]
 
 
+def unbegun(folder: Path, begun: Collection[str]) -> list[str]:
+    """The runs that have results and are not among those that have begun a component."""
+    stems = {"latest", *map(file_stem, begun)}
+    files = [file for file in folder.glob("[!.]*.json") if file.stem not in stems]
+    return [result.run for file in files if (result := _read(file))]
+
+
 def file_stem(run: str) -> str:
     """A run's id as the name of a file."""
     return run.replace(":", "-")
@@ -169,9 +177,9 @@ def collect(name: str, store: Store, run: str) -> RunResult:
     return result
 
 
-def failed(name: str, store: Store, run: str, failure: str) -> RunResult:
-    """What is known of a run that failed."""
-    made = components(store.nodes(run))
+def failed(name: str, nodes: list[Node], run: str, failure: str) -> RunResult:
+    """What is known of a run that failed; `nodes` are those that it had begun."""
+    made = components(nodes)
     return RunResult(name=name, run=run, status="failed", failure=failure, components=made)
 
 
@@ -258,8 +266,8 @@ def _say_pusher(node: Node) -> str:
 
 
 def _say_baseline(node: Node) -> str:
-    model = node.outputs.get("model")
-    return f"model {model.id}" if model else "none yet"
+    found = node.outputs.get("pushed_model")
+    return f"version {found.properties['pushed_version']}" if found else "none yet"
 
 
 def _say_transform(node: Node) -> str:

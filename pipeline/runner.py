@@ -1,5 +1,6 @@
 """Run a configuration from end to end on this machine."""
 
+import contextlib
 import difflib
 import hashlib
 import json
@@ -90,25 +91,28 @@ def _run(
     accept: bool,
     console: Console | None,
 ) -> RunResult:
-    started, (from_node, to_node) = time.monotonic(), ends
-    screen = console or Console()
-    report = preflight.check(config, lambda line: screen.print(line, highlight=False))
-    for warning in report.warnings:
-        screen.print(f"[yellow]warning:[/] {escape(warning)}", highlight=False, soft_wrap=True)
-    start = families.load(config.model.family).fingerprint(config.model)
-    key = _key(config, report.fingerprint, start, accept)
-    whole = from_node is None and to_node is None
-    if cache and whole and (before := _same(config, key)):
-        before.cached, before.seconds = True, time.monotonic() - started
-        return before
-    base = _base_run(config, report.fingerprint, start, from_node) if from_node else None
-    with _alone(config.home):
+    started, begun = time.monotonic(), datetime.now().isoformat()
+    screen, (from_node, to_node) = console or Console(), ends
+    options: dict[str, Any] = {"data": "", "start": "", "cache": cache, "accept": accept}
+    try:
+        _look(config, options, screen)
+        data, start = options["data"], options["start"]
+        key = _key(config, data, start, accept)
+        whole = from_node is None and to_node is None
+        if cache and whole and (before := _same(config, key)):
+            before.cached, before.seconds = True, time.monotonic() - started
+            return before
+        base = _base_run(config, data, start, from_node) if from_node else None
+        alone = _alone(config.home)
+    except Exception as error:
+        _record_failure(config, options, begun, error, screen)
+        raise
+    with alone:
         workers.forget(config.home)
-        options = {"data": report.fingerprint, "start": start, "cache": cache, "accept": accept}
         part = (from_node, to_node, base)
         if whole:
             _announce(config, options, screen)
-        result = _run_pipeline(config, runner, part, options, console)
+        result = _run_pipeline(config, runner, part, options, begun, console)
         # A part of the line may rest on what other settings made: never a whole run's answer.
         result.key = key if whole else ""
         result.seconds = time.monotonic() - started
@@ -122,12 +126,11 @@ def foresee(
 
     Args and errors as of `run`; the data is looked at as it is there.
     """
-    screen = console or Console(stderr=True)
-    report = preflight.check(config, lambda line: screen.print(line, highlight=False))
-    start = families.load(config.model.family).fingerprint(config.model)
-    if cache and _same(config, _key(config, report.fingerprint, start, accept)):
+    options: dict[str, Any] = {"cache": cache, "accept": accept}
+    _look(config, options, console or Console(stderr=True))
+    if cache and _same(config, _key(config, options["data"], options["start"], accept)):
         return []
-    return plan.plan(config, data=report.fingerprint, start=start, cache=cache, accept=accept)
+    return plan.plan(config, **options)
 
 
 def _same(config: Config, key: str) -> RunResult | None:
@@ -153,6 +156,15 @@ def _note_contents(home: Path) -> None:
         contents.note(home, [output for node in nodes for output in node.outputs.values()])
 
 
+def _look(config: Config, options: dict[str, Any], screen: Console) -> None:
+    """The checks before a run; hashes of the data and of the start go to the options."""
+    report = preflight.check(config, lambda line: screen.print(line, highlight=False))
+    options["data"] = report.fingerprint
+    for warning in report.warnings:
+        screen.print(f"[yellow]warning:[/] {escape(warning)}", highlight=False, soft_wrap=True)
+    options["start"] = families.load(config.model.family).fingerprint(config.model)
+
+
 def _recorded(result: RunResult, config: Config, options: dict[str, Any]) -> RunResult:
     """Keep the result, and draw its page; one that cannot be drawn fails no run."""
     result.config, result.data, result.start = config.to_yaml(), options["data"], options["start"]
@@ -166,23 +178,43 @@ def _recorded(result: RunResult, config: Config, options: dict[str, Any]) -> Run
     return result
 
 
-def _record_failure(config: Config, options: dict[str, Any], before: str, why: str) -> str:
-    """The page of a run that failed, if it had begun a component; `before` is the run before it."""
+def _record_failure(
+    config: Config, options: dict[str, Any], run: str, error: BaseException, screen: Console
+) -> None:
+    """Keep a failed run and its page, and say where that is; what goes wrong in this hides not
+    what failed."""
+    why = str(error) if isinstance(error, EspalierError) else f"{type(error).__name__}: {error}"
+    if not isinstance(error, Exception):  # Ctrl-C
+        why = "It was stopped."
     try:
-        store = Store(config.home)
-        run = store.runs()[-1]
-        if run == before:
-            return ""
-        result = results.failed(config.name, store, run, why)
-        return _recorded(result, config, options).report
+        result = results.failed(config.name, _nodes(config.home, run), run, why)
+        page = _recorded(result, config, options).report
     except Exception:
-        logging.getLogger(__name__).exception("the failure could not be recorded")
-        return ""
+        logging.getLogger(__name__).debug("the failure could not be recorded", exc_info=True)
+        return
+    if page:
+        screen.print(f"report: {page}", style="dim", highlight=False, soft_wrap=True)
+
+
+def _nodes(home: Path, run: str) -> list[Node]:
+    """The components that a run has begun; none if the metadata cannot be read."""
+    try:
+        return Store(home).nodes(run) if database(home).exists() else []
+    except Exception:  # of ML Metadata there are many kinds
+        return []
 
 
 def _last_run(home: Path) -> str:
     runs = Store(home).runs() if database(home).exists() else []
     return runs[-1] if runs else ""
+
+
+def _run_since(home: Path, before: str | None) -> str:
+    """The run that TFX has begun after that one, as it begins its first component; else ""."""
+    with contextlib.suppress(Exception):  # the metadata may be why the run failed
+        if before is not None and (last := _last_run(home)) != before:
+            return last
+    return ""
 
 
 def is_follower(config: Config) -> bool:
@@ -291,6 +323,7 @@ def _run_pipeline(
     runner: Runner,
     part: Part,
     options: dict[str, Any],
+    begun: str,
     console: Console | None,
 ) -> RunResult:
     log = config.home / "logs" / f"{datetime.now():%Y%m%d-%H%M%S}.log"
@@ -298,35 +331,41 @@ def _run_pipeline(
     with quiet(log) as screen:
         console = console or Console(file=screen)
         console.print(f"log: {log}", style="dim", highlight=False, soft_wrap=True)
-        with live(Spinner("dots", "loading TFX"), console):
-            from .dag import create_pipeline
-
-            pipeline = create_pipeline(config, **options)
-            if config.data.kind == "image":
-                images.try_weights(families.load(config.model.family), config.model)
-        names = [component.id for component in pipeline.components]
-        before = _last_run(config.home)
-        reporter = Reporter(console, names, lambda name: _latest_node(config.home, name))
+        before = reporter = None
         try:
+            pipeline = _pipeline(config, options, console)
+            names = [component.id for component in pipeline.components]
+            before = _last_run(config.home)
+            reporter = Reporter(console, names, lambda name: _latest_node(config.home, name))
             with reporter.listening():
                 _dag_runner(runner).run(pipeline, _run_options(part, names))
         except BaseException as error:
             traceback.print_exc()  # into the log
-            if reporter.current:
-                reporter.finish(reporter.current, "failed")
-            explained = explain(error, reporter.current, log)
+            node = reporter.current if reporter else ""
+            if reporter and node:
+                reporter.finish(node, "failed")
+            explained = explain(error, node, log)
             if config.data.kind == "image" and "InvalidArgument" in traceback.format_exc():
                 explained = _undecodable(config.home) or explained
             _note_contents(config.home)
-            why = str(explained) or "It was stopped."
-            if page := _record_failure(config, options, before, why):
-                console.print(f"report: {page}", style="dim", highlight=False, soft_wrap=True)
+            run = _run_since(config.home, before) or begun
+            _record_failure(config, options, run, explained, console)
             raise explained from error
     _note_contents(config.home)
     store = Store(config.home)
     result = results.collect(config.name, store, store.runs()[-1])
     result.log = str(log)
     return result
+
+
+def _pipeline(config: Config, options: dict[str, Any], console: Console) -> Any:
+    with live(Spinner("dots", "loading TFX"), console):
+        from .dag import create_pipeline
+
+        pipeline = create_pipeline(config, **options)
+        if config.data.kind == "image":
+            images.try_weights(families.load(config.model.family), config.model)
+    return pipeline
 
 
 def _undecodable(home: Path) -> DataError | None:
@@ -392,6 +431,8 @@ _SYSTEM_ERRORS = {
     "No space left on device": "The disk is full. Make room",
     "Disk quota exceeded": "The disk quota is used up. Make room",
     "Read-only file system": "The file system is read-only. Choose another place (runs:, push:)",
+    # ML Metadata's words for a locked SQLite file, after a minute and a half.
+    "Concurrent writes aborted": "Another program holds the pipeline's metadata. End it",
     "Permission denied": "A file or folder may not be written. Change its permissions",
 }
 
@@ -409,8 +450,8 @@ def explain(error: BaseException, node: str, log: Path) -> BaseException:
     for words, advice in _SYSTEM_ERRORS.items():
         if any(words in str(one) for one in chain):
             return ComponentError(
-                f"{node}: {words}. {advice} and run the same command again; what was finished is "
-                f"kept. Log: {log}"
+                f"{node or 'TFX'}: {words}. {advice} and run the same command again; what was "
+                f"finished is kept. Log: {log}"
             )
     last = str(chain[-1]).strip() or type(chain[-1]).__name__
     first = reason(last) if "[[{{" in last else last.splitlines()[0]

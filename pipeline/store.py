@@ -157,7 +157,9 @@ class Store:
         """Executions, by their ids, with what went in and came out."""
         ordered, event = sorted(executions, key=lambda e: e.id), self._proto.Event
         events = self._store.get_events_by_execution_ids([e.id for e in ordered])
-        made = {e.artifact_id: e for e in events if e.type in (event.OUTPUT, event.DECLARED_OUTPUT)}
+        # The last is what a Resolver found.
+        kinds = (event.OUTPUT, event.DECLARED_OUTPUT, event.INTERNAL_OUTPUT)
+        made = {e.artifact_id: e for e in events if e.type in kinds}
         outputs = {a.id: self._output(a) for a in self._store.get_artifacts_by_id(list(made))}
         taken: dict[int, list[Any]] = {}
         for one in events:

@@ -71,7 +71,11 @@ def read(config: Config) -> History:
     Raises:
         ConfigError: there is no run yet.
     """
-    store = opened(config.home, config.name)
+    return history(opened(config.home, config.name))
+
+
+def history(store: Store) -> History:
+    """The same, out of metadata that is open."""
     runs = {run: {n.name: n for n in nodes} for run, nodes in store.history().items()}
     versions: dict[str, Pushed] = {}
     for run, nodes in runs.items():
@@ -89,6 +93,17 @@ def read(config: Config) -> History:
                 version, marks[COPIED], first.run, folder, output.id, first.version
             )
     return History(store, runs, versions)
+
+
+def compared_with(history: History, run: str) -> Pushed | None:
+    """The version that a run's model was, or would be, compared with; None if there was none."""
+    baseline = history.runs[run].get("LatestBlessed")
+    if baseline:
+        found = baseline.outputs.get("pushed_model")
+        return history.versions.get(found.properties["pushed_version"]) if found else None
+    # With --accept nothing is compared.
+    earlier = [one for one in history.versions.values() if one.when < run]
+    return max(earlier, key=lambda one: one.output, default=None)
 
 
 def _version(nodes: dict[str, Node]) -> str:

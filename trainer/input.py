@@ -5,7 +5,7 @@ each batch is trimmed to its longest row, rounded up to a multiple of 4 (Hugging
 first half `group_by_length`). Every row is used exactly once per epoch.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -69,31 +69,38 @@ def records(source: Source) -> "tf.data.Dataset":
 
 def label_counts(source: Source) -> tuple[int, dict[int, int]]:
     """How many rows there are, and rows per label id; -1 counts labels no training row has."""
-    return count_values(records(source), LABEL, source.spec[LABEL])
+    total, counts = count_values(records(source), {LABEL: source.spec[LABEL]})
+    return total, counts[LABEL]
 
 
-def count_values(rows: "tf.data.Dataset", name: str, spec: Any) -> tuple[int, dict[Any, int]]:
-    """How many rows there are, and how often each value of a feature comes in them.
+def count_values(
+    rows: "tf.data.Dataset", specs: Mapping[str, Any], lengths: Collection[str] = ()
+) -> tuple[int, dict[str, dict[Any, int]]]:
+    """How many rows there are, and by feature how often each of its values comes in them.
 
     Args:
         rows: serialized tf.Examples.
-        name: the feature.
-        spec: how it is parsed; it may be a VarLenFeature.
+        specs: how each feature is parsed; they may be VarLenFeatures.
+        lengths: features of texts, whose lengths in characters are counted instead.
     """
     import numpy as np
     import tensorflow as tf
 
-    def parse(serialized: "tf.Tensor") -> "tuple[tf.Tensor, tf.Tensor]":
-        found = tf.io.parse_example(serialized, {name: spec})[name]
-        values = found.values if isinstance(found, tf.SparseTensor) else found
+    def parse(serialized: "tf.Tensor") -> "tuple[tf.Tensor, dict[str, tf.Tensor]]":
+        found = tf.io.parse_example(serialized, specs)
+        values = {k: v.values if isinstance(v, tf.SparseTensor) else v for k, v in found.items()}
+        for name in lengths:
+            values[name] = tf.strings.length(values[name], "UTF8_CHAR")
         return tf.size(serialized), values
 
-    total, counts = 0, {}  # type: ignore[var-annotated]
+    total = 0
+    counts: dict[str, dict[Any, int]] = {name: {} for name in specs}
     # Few at a time: whole rows, pictures and all, are in memory.
     for size, batch in rows.batch(64).map(parse).as_numpy_iterator():
-        values, numbers = np.unique(batch, return_counts=True)
-        for value, number in zip(values.tolist(), numbers.tolist(), strict=True):
-            counts[value] = counts.get(value, 0) + number
+        for name, column in batch.items():
+            values, numbers = np.unique(column, return_counts=True)
+            for value, number in zip(values.tolist(), numbers.tolist(), strict=True):
+                counts[name][value] = counts[name].get(value, 0) + number
         total += int(size)
     return total, counts
 

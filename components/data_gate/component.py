@@ -1,5 +1,8 @@
 """The DataGate component: its spec, and its arguments checked at construction."""
 
+import json
+from collections.abc import Sequence
+
 from tfx.dsl.components.base import base_component, executor_spec
 from tfx.types import component_spec, standard_artifacts, standard_component_specs
 from tfx.types.channel import BaseChannel, Channel
@@ -11,7 +14,10 @@ from . import executor
 class DataGateSpec(component_spec.ComponentSpec):
     """What goes in and out of DataGate."""
 
-    PARAMETERS = {executor.LABEL: component_spec.ExecutionParameter(type=str)}
+    PARAMETERS = {
+        executor.LABEL: component_spec.ExecutionParameter(type=str),
+        executor.TEXTS: component_spec.ExecutionParameter(type=str),
+    }
     INPUTS = {
         standard_component_specs.EXAMPLES_KEY: component_spec.ChannelParameter(
             type=standard_artifacts.Examples
@@ -38,6 +44,7 @@ class DataGate(base_component.BaseComponent):
         statistics: channel of StatisticsGen's `ExampleStatistics`.
         anomalies: channel of ExampleValidator's `ExampleAnomalies`.
         label: the feature that holds the label; the advice about it differs.
+        texts: features whose lengths the report tells; those that are no strings are left out.
 
     Raises:
         ConfigError: the label is not a name.
@@ -47,7 +54,12 @@ class DataGate(base_component.BaseComponent):
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.Executor)
 
     def __init__(
-        self, examples: BaseChannel, statistics: BaseChannel, anomalies: BaseChannel, label: str
+        self,
+        examples: BaseChannel,
+        statistics: BaseChannel,
+        anomalies: BaseChannel,
+        label: str,
+        texts: Sequence[str] = (),
     ) -> None:
         """Checks the arguments and wires the channels."""
         if not isinstance(label, str) or not label:
@@ -58,6 +70,7 @@ class DataGate(base_component.BaseComponent):
                 standard_component_specs.STATISTICS_KEY: statistics,
                 standard_component_specs.ANOMALIES_KEY: anomalies,
                 executor.LABEL: label,
+                executor.TEXTS: json.dumps(list(texts)),
                 executor.REPORT: Channel(type=standard_artifacts.String),
             }
         )

@@ -1,7 +1,10 @@
 """The DataGate's executor: unpacks artifacts; the work is in `gate`."""
 
+import dataclasses
+import json
 import os
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tensorflow_metadata.proto.v0 import anomalies_pb2, statistics_pb2
@@ -13,9 +16,10 @@ from tfx.types.artifact import Artifact
 from tfx.utils import io_utils
 
 from ...trainer.input import count_values
+from ..sizes import Sizes, to_json
 from . import gate
 
-LABEL = "label"
+LABEL, TEXTS = "label", "texts"
 REPORT = "report"
 
 
@@ -28,7 +32,11 @@ class Executor(base_executor.BaseExecutor):
         output_dict: dict[str, list[Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
-        """Writes the report; raises DataError, complete in itself, if the data is refused."""
+        """Writes the report; raises DataError, complete in itself, if the data is refused.
+
+        The lengths of the texts, which StatisticsGen leaves out, come from the pass over the rows
+        that the labels need.
+        """
         self._log_startup(input_dict, output_dict, exec_properties)
         statistics = artifact_utils.get_single_instance(
             input_dict[standard_component_specs.STATISTICS_KEY]
@@ -36,13 +44,18 @@ class Executor(base_executor.BaseExecutor):
         anomalies = artifact_utils.get_single_instance(
             input_dict[standard_component_specs.ANOMALIES_KEY]
         )
-        report = gate.judge(read_statistics(statistics), read_anomalies(anomalies))
-        artifact_utils.get_single_instance(output_dict[REPORT]).value = report.to_json()
-        gate.raise_if_refused(report, exec_properties[LABEL])
+        found, label = read_statistics(statistics), exec_properties[LABEL]
+        report = gate.judge(found, read_anomalies(anomalies))
+        written = artifact_utils.get_single_instance(output_dict[REPORT])
+        written.value = report.to_json()
+        gate.raise_if_refused(report, label)
         examples = artifact_utils.get_single_instance(
             input_dict[standard_component_specs.EXAMPLES_KEY]
         )
-        gate.raise_if_unseen(read_labels(examples, exec_properties[LABEL]), exec_properties[LABEL])
+        texts = _strings(found, json.loads(exec_properties[TEXTS]))
+        labels, lengths = read_rows(examples, label, texts)
+        written.value = dataclasses.replace(report, lengths=to_json(lengths)).to_json()
+        gate.raise_if_unseen(labels, label)
 
 
 def read_statistics(artifact: Artifact) -> dict[str, statistics_pb2.DatasetFeatureStatisticsList]:
@@ -65,9 +78,26 @@ def read_anomalies(artifact: Artifact) -> dict[str, anomalies_pb2.Anomalies]:
     }
 
 
-def read_labels(examples: Artifact, label: str) -> dict[str, Counter[str]]:
-    """Rows per label by split, out of raw tf.Examples; an integer that is missing is a 0, as
-    TFX's Parquet reader writes it."""
+def _strings(
+    statistics: Mapping[str, statistics_pb2.DatasetFeatureStatisticsList], names: Sequence[str]
+) -> list[str]:
+    """Those of the features that are strings in every split; TFX reads digits as numbers."""
+    kinds = {
+        (feature.path.step[0], feature.type)
+        for split in statistics.values()
+        for feature in split.datasets[0].features
+    }
+    string = statistics_pb2.FeatureNameStatistics.STRING
+    return [name for name in names if {kind for one, kind in kinds if one == name} == {string}]
+
+
+def read_rows(
+    examples: Artifact, label: str, texts: Sequence[str] = ()
+) -> tuple[dict[str, Counter[str]], dict[str, dict[str, Sizes]]]:
+    """Rows per label, and the lengths of texts in characters, by split, out of raw tf.Examples.
+
+    An integer that is missing is a 0, as TFX's Parquet reader writes it.
+    """
     import tensorflow as tf
 
     splits = artifact_utils.decode_split_names(examples.split_names)
@@ -80,7 +110,14 @@ def read_labels(examples: Artifact, label: str) -> dict[str, Counter[str]]:
     }
     kinds = (_kind(row, label) for split in splits for row in rows[split].as_numpy_iterator())
     integers = next((kind for kind in kinds if kind), "") == "int64_list"
-    return {split: _count_labels(rows[split], label, integers) for split in splits}
+    # A row of strings may have any number of labels.
+    spec = tf.io.FixedLenFeature([], tf.int64, 0) if integers else tf.io.VarLenFeature(tf.string)
+    specs = {**dict.fromkeys(texts, tf.io.VarLenFeature(tf.string)), label: spec}
+    found = {split: count_values(rows[split], specs, texts)[1] for split in splits}
+    labels = {split: _named(counts[label]) for split, counts in found.items()}
+    return labels, {
+        split: {name: _sizes(counts[name]) for name in texts} for split, counts in found.items()
+    }
 
 
 def _kind(row: bytes, label: str) -> str | None:
@@ -90,15 +127,17 @@ def _kind(row: bytes, label: str) -> str | None:
     return kind
 
 
-def _count_labels(rows: Any, label: str, integers: bool) -> Counter[str]:
-    import tensorflow as tf
-
-    # A row of strings may have any number of labels.
-    spec = tf.io.FixedLenFeature([], tf.int64, 0) if integers else tf.io.VarLenFeature(tf.string)
-    _, found = count_values(rows, label, spec)
+def _named(counts: Mapping[Any, int]) -> Counter[str]:
     return Counter(
-        {v.decode() if isinstance(v, bytes) else str(v): count for v, count in found.items()}
+        {v.decode() if isinstance(v, bytes) else str(v): count for v, count in counts.items()}
     )
+
+
+def _sizes(lengths: Mapping[int, int]) -> Sizes:
+    sizes = Sizes()
+    for length, rows in lengths.items():
+        sizes.add(length, rows)
+    return sizes
 
 
 def _read(artifact: Artifact, split: str, name: str) -> bytes:

@@ -3,8 +3,9 @@
 import json
 import textwrap
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import zip_longest
+from typing import Any
 
 from tensorflow_metadata.proto.v0 import anomalies_pb2, path_pb2, statistics_pb2
 
@@ -45,13 +46,18 @@ class Anomaly:
 
 @dataclass(frozen=True)
 class Report:
-    """Rows of each split, and every anomaly whatever its severity."""
+    """Rows of each split, every anomaly whatever its severity, and how long texts are.
+
+    `lengths` are in characters: {split: {column: `Sizes.to_json`}}.
+    """
 
     rows: dict[str, int]
     anomalies: list[Anomaly]
+    lengths: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """{"rows": {split: int}, "anomalies": [{split, feature, severity, short, long, kinds}]}."""
+        """{"rows": {split: int}, "anomalies": [{split, feature, severity, short, long, kinds}],
+        "lengths": ...}."""
         return json.dumps(asdict(self), indent=2, ensure_ascii=False)
 
 

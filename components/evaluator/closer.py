@@ -31,7 +31,7 @@ THUMBNAIL = 96  # pixels
 LABELS = 20  # more have no curves: a page has no room for them
 FOLDER: ContextVar[str] = ContextVar("FOLDER")  # the evaluation's; TFX passes no arguments on
 
-_Mistake = tuple[float, bytes, int, int]  # score, the tf.Example, the label it has, the one said
+_Mistake = tuple[float, bytes, str, str]  # score, the tf.Example, what it is, what was said
 
 
 @dataclass
@@ -49,14 +49,13 @@ class Seen:
 
 
 def extractor(eval_shared_model: Any) -> list[Any]:
-    """Our extractor, for the candidate; none where a row may have several labels."""
+    """Our extractor, for the candidate."""
     models = eval_shared_model if isinstance(eval_shared_model, list) else [eval_shared_model]
     model = describe(models[0].model_path)
-    if model["multi_label"]:
-        return []
     name = models[0].model_name if len(models) > 1 else ""
     images = model.get("kind") == "image"
-    look = _Look(name, model["labels"], model["inputs"], images, FOLDER.get())
+    rows = Gather(model["labels"], model["multi_label"])
+    look = _Look(name, rows, model["inputs"], images, FOLDER.get())
     return [tfma.extractors.Extractor("CloserLook", look)]
 
 
@@ -64,54 +63,83 @@ class _Look(beam.PTransform):
     """Passes extracts on as they are, and writes closer.json and the mistakes' tf.Examples."""
 
     def __init__(
-        self, model: str, labels: list[str], columns: list[str], images: bool, folder: str
+        self, model: str, rows: "Gather", columns: list[str], images: bool, folder: str
     ) -> None:
         super().__init__()
-        self._model, self._labels = model, labels
-        self._how = (labels, columns, images, folder)
+        self._model, self._rows = model, rows
+        self._how = (rows.labels, columns, images, folder)
 
     def expand(self, extracts: Any) -> Any:
         """See beam.PTransform."""
         _ = (
             extracts
             | "Rows" >> beam.Map(_row, self._model)
-            | "Gather" >> beam.CombineGlobally(Gather(len(self._labels)))
+            | "Gather" >> beam.CombineGlobally(self._rows)
             | "Write" >> beam.Map(_write, *self._how)
         )
         return extracts
 
 
-def _row(extracts: Any, model: str) -> tuple[bytes, int, np.ndarray]:
-    """Of one row, as TFMA's own extractors leave it: its tf.Example, label id, and scores [C]."""
+def _row(extracts: Any, model: str) -> tuple[bytes, np.ndarray, np.ndarray]:
+    """Of one row, as TFMA's own extractors leave it: its tf.Example, its label's id or, where it
+    may have several, 1 for each that it has [C], and its scores [C]."""
     said, has = (extracts[key] for key in (tfma.PREDICTIONS_KEY, tfma.LABELS_KEY))
     if model:  # there is a baseline, too
         said, has = said[model], has[model]
-    scores, label = np.asarray(said["scores"]), int(np.asarray(has).reshape(()))
-    return bytes(np.asarray(extracts[tfma.INPUT_KEY]).reshape(()).item()), label, scores
+    example = bytes(np.asarray(extracts[tfma.INPUT_KEY]).reshape(()).item())
+    return example, np.asarray(has).reshape(-1), np.asarray(said["scores"])
 
 
 class Gather(beam.CombineFn):
-    """Rows into `Seen`."""
+    """Rows into `Seen`.
 
-    def __init__(self, classes: int) -> None:
+    Args:
+        labels: the C labels.
+        multi_label: whether a row may have any number of them.
+    """
+
+    def __init__(self, labels: list[str], multi_label: bool) -> None:
         super().__init__()
-        self._counted = classes if classes <= LABELS else 0
+        self.labels, self._several = labels, multi_label
+        self._counted = len(labels) if len(labels) <= LABELS else 0
 
     def create_accumulator(self) -> Seen:
         """Of no rows."""
         return Seen([], np.zeros((self._counted, 2, BINS), np.int64))
 
-    def add_input(self, seen: Seen, row: tuple[bytes, int, np.ndarray]) -> Seen:
+    def add_input(self, seen: Seen, row: tuple[bytes, np.ndarray, np.ndarray]) -> Seen:
         """One more row."""
-        example, label, scores = row
-        said = int(scores.argmax())
-        if said != label:
-            _keep(seen.mistakes, [(float(scores[said]), example, label, said)])
-        if self._counted and label >= 0:
+        example, given, scores = row
+        judge = self._of_several if self._several else self._of_one
+        if wrong := judge(given, scores):
+            score, is_, said = wrong
+            _keep(seen.mistakes, [(score, example, is_, said)])
+        if self._counted and (self._several or given[0] >= 0):
+            every = np.arange(self._counted)
+            has = given > 0 if self._several else every == given[0]
             places = np.clip(np.nan_to_num(scores) * BINS, 0, BINS - 1).astype(int)
-            has = np.arange(self._counted) == label
-            seen.scores[np.arange(self._counted), has.astype(int), places] += 1
+            seen.scores[every, has.astype(int), places] += 1
         return seen
+
+    def _of_one(self, given: np.ndarray, scores: np.ndarray) -> tuple[float, str, str] | None:
+        """Score, what the row is and what was said, if that is wrong."""
+        label, said = int(given[0]), int(scores.argmax())
+        if said == label:
+            return None
+        is_ = self.labels[label] if label >= 0 else "a label that training did not see"
+        return float(scores[said]), is_, self.labels[said]
+
+    def _of_several(self, given: np.ndarray, scores: np.ndarray) -> tuple[float, str, str] | None:
+        """The same of the label about which the model was surest, and wrong."""
+        scores = np.nan_to_num(scores)
+        said, has = scores >= 0.5, given > 0  # as trainer.export says them
+        sure = np.where(said != has, np.maximum(scores, 1 - scores), -1)
+        worst = int(sure.argmax())
+        if sure[worst] < 0:
+            return None
+        yes, no = self.labels[worst], f"not {self.labels[worst]}"
+        is_, was_said = (yes, no) if has[worst] else (no, yes)
+        return float(sure[worst]), is_, was_said
 
     def merge_accumulators(self, parts: Iterable[Seen]) -> Seen:
         """What was gathered elsewhere, together."""
@@ -139,11 +167,11 @@ def _write(seen: Seen, labels: list[str], columns: list[str], images: bool, fold
         "mistakes": [
             {
                 **_shown(example, columns, images),
-                "is": labels[label] if label >= 0 else "a label that training did not see",
-                "said": labels[said],
+                "is": is_,
+                "said": said,
                 "score": score,
             }
-            for score, example, label, said in sorted(seen.mistakes, reverse=True)
+            for score, example, is_, said in sorted(seen.mistakes, reverse=True)
         ],
         "scores": {
             label: {"without": counts[0].tolist(), "with": counts[1].tolist()}

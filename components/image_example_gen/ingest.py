@@ -19,14 +19,16 @@ import tensorflow as tf
 from tfx.components.example_gen.write_split import DEFAULT_TF_RECORD_FILE_NAME
 
 from ..names import SPLITS
+from ..sizes import Sizes, merged, to_json
 from .listing import Listing
 from .sample import FEATURES, Picture, final_split, look, read
 
 SKIPPED = "skipped.jsonl"  # beside the splits' folders
+SIZES = "sizes.json"  # there, too
 IMAGE, PATH = FEATURES  # of the Examples; further ones bear their columns' names
 _MOST_SHARDS, _PICTURES_PER_SHARD = 8, 1000
 _BATCH = 200  # pictures to an element: Beam takes more memory for one than a picture's path
-_BAD = "bad"
+_BAD, _SIZES = "bad", "sizes"
 
 Bad = tuple[str, str]  # path, reason
 Batch = list[tuple[int, str, Picture]]  # position, split, picture
@@ -41,13 +43,15 @@ def ingest(
         pipeline: runs when its context ends.
         listing: pictures by split, as `list_pictures` returns them.
         label: the name of the feature that holds the labels.
-        uri: the folder for SKIPPED, a line of JSON ({"path", "reason"}) per picture left out.
+        uri: the folder for SKIPPED, a line of JSON ({"path", "reason"}) per picture left out, and
+            for SIZES: {split: {"width": `Sizes.to_json`, "height": ...}}.
         folders: where each split's files go.
     """
     looked = (
         pipeline
         | "Pictures" >> beam.Create([_pack(batch) for batch in mixed(listing)])
-        | "Look" >> beam.ParDo(_Look(list(listing), _shards(listing))).with_outputs(_BAD, main="ok")
+        | "Look"
+        >> beam.ParDo(_Look(list(listing), _shards(listing))).with_outputs(_BAD, _SIZES, main="ok")
     )
     lost = (
         looked.ok
@@ -59,6 +63,11 @@ def ingest(
         | "Bad" >> beam.Flatten()
         | "Gather" >> beam.combiners.ToList()
         | "WriteBad" >> beam.Map(_write_skipped, uri)
+    )
+    _ = (
+        looked[_SIZES]
+        | "GatherSizes" >> beam.combiners.ToList()
+        | "WriteSizes" >> beam.Map(_write_sizes, uri)
     )
 
 
@@ -97,13 +106,15 @@ def _shards(listing: Listing) -> dict[str, int]:
 
 
 class _Look(beam.DoFn):
-    """Batch -> ((final split, shard), pictures); and, tagged, those that are bad."""
+    """Batch -> ((final split, shard), pictures); and, tagged, those that are bad, and how large
+    the good ones are."""
 
     def __init__(self, given: list[str], shards: dict[str, int]) -> None:
         self.given, self.shards = given, shards
 
     def process(self, packed: bytes) -> Iterator[Any]:
         found: dict[tuple[str, int], list[Picture]] = {}
+        sizes: dict[str, dict[str, Sizes]] = {}
         for position, split, picture in _unpack(packed):
             seen, digest = look(picture)
             if seen.fault:
@@ -111,6 +122,10 @@ class _Look(beam.DoFn):
             else:
                 end = final_split(digest, split, self.given)
                 found.setdefault((end, position % self.shards[end]), []).append(picture)
+                sides = sizes.setdefault(end, {"width": Sizes(), "height": Sizes()})
+                sides["width"].add(seen.width)
+                sides["height"].add(seen.height)
+        yield beam.pvalue.TaggedOutput(_SIZES, sizes)
         for key, pictures in found.items():
             yield key, _pack(pictures)
 
@@ -158,6 +173,12 @@ def _write_skipped(bad: list[Bad], uri: str) -> None:
     with tf.io.gfile.GFile(os.path.join(uri, SKIPPED), "w") as file:
         # One write in any case: TensorFlow makes no file before the first.
         file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def _write_sizes(parts: list[dict[str, dict[str, Sizes]]], uri: str) -> None:
+    tf.io.gfile.makedirs(uri)
+    with tf.io.gfile.GFile(os.path.join(uri, SIZES), "w") as file:
+        file.write(json.dumps(to_json(merged(parts))))
 
 
 def read_skipped(uri: str) -> list[Bad]:

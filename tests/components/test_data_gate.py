@@ -13,7 +13,7 @@ from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
 from tfx.types import artifact_utils, channel_utils, standard_artifacts
 
 from espalier.components.data_gate import DataGate, gate
-from espalier.components.data_gate.executor import Executor, read_labels
+from espalier.components.data_gate.executor import Executor, read_rows
 from espalier.errors import ConfigError, DataError
 
 TRAIN = pd.DataFrame(
@@ -74,7 +74,9 @@ def table(message: str) -> dict[str, tuple[str, str, str]]:
     return {row[0]: (row[1], row[2], row[3]) for row in rows}
 
 
-def write_examples(folder: Path, labels: dict[str, list]) -> standard_artifacts.Examples:
+def write_examples(
+    folder: Path, labels: dict[str, list], text: str = "cheap, schön"
+) -> standard_artifacts.Examples:
     """Raw examples with that column, as ExampleGen writes them; None is a missing value."""
     for split, values in labels.items():
         path = folder / f"Split-{split}" / "data_tfrecord-00000-of-00001.gz"
@@ -82,6 +84,7 @@ def write_examples(folder: Path, labels: dict[str, list]) -> standard_artifacts.
         with tf.io.TFRecordWriter(str(path), "GZIP") as writer:
             for value in values:
                 example = tf.train.Example()
+                example.features.feature["text"].bytes_list.value.append(text.encode())
                 feature = example.features.feature["label"]
                 if isinstance(value, int):
                     feature.int64_list.value.append(value)
@@ -99,11 +102,12 @@ def test_labels_that_training_does_not_see_stop_the_run(tmp_path):
         tmp_path, {"train": ["a", "b"], "eval": ["a"], "test": ["b", "rare", "rare"]}
     )
     with pytest.raises(DataError, match=r"'rare': 2 rows in test, none in train"):
-        gate.raise_if_unseen(read_labels(examples, "label"), "label")
+        gate.raise_if_unseen(read_rows(examples, "label")[0], "label")
 
 
 def test_integer_labels_are_counted_and_a_missing_one_is_zero(tmp_path):
-    labels = read_labels(write_examples(tmp_path, {"train": [None, 1, 2], "test": [None]}), "label")
+    examples = write_examples(tmp_path, {"train": [None, 1, 2], "test": [None]})
+    labels, _ = read_rows(examples, "label")
     assert labels == {"train": {"0": 1, "1": 1, "2": 1}, "test": {"0": 1}}
     gate.raise_if_unseen(labels, "label")
 
@@ -262,7 +266,7 @@ class Gate:
                 "anomalies": [self.anomalies],
             },
             {"report": [self.report]},
-            {"label": "label"},
+            {"label": "label", "texts": '["text", "stars"]'},
         )
 
     def reported(self) -> dict:
@@ -272,7 +276,10 @@ class Gate:
 def test_executor_reports(schema, tmp_path):
     gating = Gate(tmp_path, *gathered(schema, train=TRAIN, eval=TRAIN[:9]))
     gating.run()
-    assert gating.reported() == {"rows": {"train": 60, "eval": 9}, "anomalies": []}
+    report = gating.reported()
+    assert report["rows"] == {"train": 60, "eval": 9} and report["anomalies"] == []
+    lengths = {"rows": 2, "mean": 12, "least": 12, "most": 12, "buckets": [[10, 12.59, 2]]}
+    assert report["lengths"] == {"train": {"text": lengths}}, "characters; stars are no text"
 
 
 def test_executor_refuses_and_still_reports(schema, tmp_path):
@@ -295,7 +302,7 @@ def make(label) -> DataGate:
 def test_component_writes_a_string():
     component = make("label")
     assert component.outputs["report"].type is standard_artifacts.String
-    assert component.exec_properties == {"label": "label"}
+    assert component.exec_properties == {"label": "label", "texts": "[]"}
 
 
 @pytest.mark.parametrize("label", ["", None, 3])

@@ -179,13 +179,13 @@ def test_a_model_over_its_budget_is_not_blessed() -> None:
 
 
 def test_the_closer_look_is_put_off_by_nothing(tmp_path: Path) -> None:
-    rows = closer.Gather(2)
+    rows = closer.Gather(["a", "b"], multi_label=False)
     seen = rows.create_accumulator()
     scores = [[0.9, 0.1], [0.2, 0.8], [float("nan")] * 2, [1.0, 0.0]]
     examples = [tf.train.Example() for _ in scores]
     examples[0].features.feature["path"].bytes_list.value.append(b"a column of the user's")
     for example, label, row in zip(examples, (1, 1, 0, -1), scores, strict=True):
-        seen = rows.add_input(seen, (example.SerializeToString(), label, np.array(row)))
+        seen = rows.add_input(seen, (example.SerializeToString(), np.array([label]), np.array(row)))
     whole = rows.merge_accumulators([seen, rows.create_accumulator()])
     closer._write(whole, ["a", "b"], ["text"], False, str(tmp_path))
     facts = json.loads((tmp_path / closer.FILE).read_text())
@@ -193,6 +193,41 @@ def test_the_closer_look_is_put_off_by_nothing(tmp_path: Path) -> None:
     assert [m["text"] for m in facts["mistakes"]] == ["", ""]
     assert sum(facts["scores"]["a"]["with"] + facts["scores"]["a"]["without"]) == 3
 
+
+def test_of_several_labels_a_row_counts_the_one_that_was_surest_and_wrong(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    names = ["fire", "sea", "tree"]
+    scores, has = rng.random((300, 3)), rng.random((300, 3)) < 0.4
+    scores[0], has[0] = [0.9, 0.001, 0.6], [True, True, False]
+    scores[1], has[1] = [float("nan"), 0.1, 0.9], [False, False, True]
+    rows = closer.Gather(names, multi_label=True)
+    parts = [rows.create_accumulator(), rows.create_accumulator()]
+    for place, (given, row) in enumerate(zip(has, scores, strict=True)):
+        example = tf.train.Example()
+        example.features.feature["text"].bytes_list.value.append(str(place).encode())
+        rows.add_input(parts[place % 2], (example.SerializeToString(), given.astype("f4"), row))
+    closer._write(rows.merge_accumulators(parts), names, ["text"], False, str(tmp_path))
+    facts = json.loads((tmp_path / closer.FILE).read_text())
+
+    by_row = {int(mistake["text"]): mistake for mistake in facts["mistakes"]}
+    assert len(by_row) == closer.MISTAKES
+    assert by_row[0] == {"text": "0", "is": "sea", "said": "not sea", "score": 0.999}
+    assert 1 not in by_row, "no number is no yes"
+    said = np.nan_to_num(scores) >= 0.5
+    sure = np.where(said != has, np.where(said, scores, 1 - scores), 0).max(axis=1)
+    assert sorted(by_row) == sorted(np.argsort(-sure)[: closer.MISTAKES].tolist())
+    for place, mistake in by_row.items():
+        words = {mistake["is"], mistake["said"]}
+        (name,) = words & set(names)
+        assert words == {name, f"not {name}"}
+        assert (mistake["is"] == name) == has[place][names.index(name)]
+    for place, name in enumerate(names):
+        counts = facts["scores"][name]
+        assert sum(counts["with"]) == has[:, place].sum()
+        assert sum(counts["without"]) == (~has[:, place]).sum()
+
+
+def test_a_picture_that_pil_refuses_has_no_thumbnail(tmp_path: Path) -> None:
     huge = tmp_path / "huge.png"
     Image.new("1", (20_000, 10_000)).save(huge)
     assert closer._thumbnail(huge.read_bytes()) == ""

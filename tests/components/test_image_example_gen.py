@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from apache_beam.pvalue import TaggedOutput
 from PIL import Image, ImageOps
 from tfx.components.example_gen import driver
 from tfx.types import artifact_utils, standard_artifacts
@@ -688,6 +689,10 @@ def test_bad_pictures_are_left_out_and_listed(animals: Path, tmp_path: Path) -> 
     ]
     assert ran.examples.get_int_custom_property("skipped") == 2
     assert len(ran.all_rows) == 81
+    sizes = json.loads((Path(ran.examples.uri) / ingest.SIZES).read_text())
+    assert {split: sizes[split]["width"]["rows"] for split in ran.rows} == {
+        split: len(rows) for split, rows in ran.rows.items()
+    }, "those that were left out are not counted"
     with pytest.raises(DataError, match=r"cat/bäd.jpg: text.*\ndog/empty.jpg: an empty file"):
         Ran(tmp_path / "again", bad)
 
@@ -740,7 +745,9 @@ def test_beam_is_handed_paths_and_never_pictures(tmp_path: Path) -> None:
     batches = ingest.mixed(listing)
     assert [len(batch) for batch in batches] == [200, 200, 200]
     judge = ingest._Look(["all"], ingest._shards(listing))
-    passed = [one for batch in batches for one in judge.process(ingest._pack(batch))]
+    judged = [one for batch in batches for one in judge.process(ingest._pack(batch))]
+    passed = [one for one in judged if not isinstance(one, TaggedOutput)]
+    assert {one.tag for one in judged if isinstance(one, TaggedOutput)} == {"sizes"}
     pictures = [picture for _, found in passed for picture in ingest._unpack(found)]
     assert sorted(pictures, key=lambda one: one.path) == listing["all"]
     assert all(key in {("train", 0), ("eval", 0), ("test", 0)} for key, _ in passed)

@@ -277,6 +277,33 @@ def test_labels_that_do_not_exclude_each_other(findings: RunResult, folder: Path
     assert findings.skipped == 1
 
 
+def test_each_of_several_labels_has_curves_and_mistakes(findings: RunResult, folder: Path) -> None:
+    (file,) = folder.glob("runs/findings/artifacts/Evaluator/evaluation/*/closer.json")
+    facts = json.loads(file.read_text())
+    rows = {row["path"].bytes_list.value[0].decode(): row for row in rows_of(
+        folder / "runs/findings", "test")}  # fmt: skip
+    given = {path: list(row["finding"].bytes_list.value) for path, row in rows.items()}
+    for name in ("green", "red"):
+        counts = facts["scores"][name]
+        assert sum(counts["with"]) == sum(name.encode() in labels for labels in given.values())
+        assert sum(counts["with"]) + sum(counts["without"]) == len(rows)
+    model, wrong = Predictor(str(findings.pushed)), {}
+    for path, row in rows.items():
+        (found,) = model.predict([row["image"].bytes_list.value[0]])
+        sure = [
+            max(score, 1 - score)
+            for name, score in zip(["green", "red"], found.scores, strict=True)
+            if (score >= 0.5) != (name.encode() in given[path])
+        ]
+        wrong |= {path: max(sure)} if sure else {}
+    worst = sorted(wrong.values(), reverse=True)[:20]
+    assert [one["score"] for one in facts["mistakes"]] == pytest.approx(worst, abs=1e-5)
+    assert {one["text"] for one in facts["mistakes"]} <= set(wrong)
+    html = Path(findings.report).read_text(encoding="utf-8")
+    assert "ROC; the area below it:" in html and "image: width" in html
+    assert "could not be drawn" not in html
+
+
 def test_stages_train_the_head_and_then_everything(findings: RunResult, folder: Path) -> None:
     (file,) = folder.glob("runs/findings/artifacts/Trainer/model_run/*/history.json")
     assert len(json.loads(file.read_text())["epochs"]) == 7

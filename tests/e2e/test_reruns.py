@@ -109,6 +109,8 @@ def test_a_served_model_is_not_pushed_twice(mine: Any, good: RunResult) -> None:
     assert reasons(unsliced)["Evaluator"] == "evaluate.slices: [], was ['category']"
     sliced = foreseen(unsliced)
     assert sliced.pushed == before == served(mine)
+    page = Path(sliced.report).read_text(encoding="utf-8")
+    assert f"The data are the same as those of version {Path(str(before)).name}." in page
 
 
 def test_a_version_that_was_taken_away_comes_back(mine: Any, good: RunResult) -> None:
@@ -131,6 +133,9 @@ def test_data_changed_under_the_same_size_and_time_is_read_again(
     assert reasons(plain(mine))["ExampleGen"] == "the data's content has changed"
     result = run(plain(mine), to_node="SchemaGen")
     assert {c.name: c.state for c in result.components}["ExampleGen"] == "done"
+    html = Path(result.report).read_text(encoding="utf-8")
+    version = Path(served(mine)).name
+    assert f"Drift from the data of version {version}" in html and "They are alike." in html
     file.write_text(text)
     os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
 

@@ -1,5 +1,6 @@
 """What a run does before and after the components: locks, and words its errors."""
 
+import io
 import itertools
 import subprocess
 import sys
@@ -7,7 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import markupsafe
 import pytest
+from rich.console import Console
 
 from espalier import (
     CheckpointError,
@@ -19,9 +22,10 @@ from espalier import (
     RunResult,
     run,
 )
-from espalier.pipeline import runner
+from espalier.pipeline import report, results, runner
 from espalier.pipeline.results import Component
 from espalier.pipeline.runner import explain
+from espalier.pipeline.store import database
 from espalier.trainer import families
 
 LOG = Path("runs/reviews/logs/1.log")
@@ -69,6 +73,12 @@ def test_faults_of_the_system(cause: OSError, expected: str, wrapped: bool) -> N
 def test_tensorflows_word_for_a_full_disk() -> None:
     said = explain(RuntimeError("ResourceExhausted: /x; No space left on device"), "Trainer", LOG)
     assert "The disk is full" in str(said)
+
+
+def test_metadata_that_another_program_holds() -> None:
+    error = RuntimeError("Concurrent writes aborted after max number of retries.")
+    said = str(explain(error, "", LOG))
+    assert said.startswith("TFX: Concurrent writes aborted. Another program holds the pipeline's")
 
 
 def test_any_other_error_is_its_first_cause_in_one_line() -> None:
@@ -129,6 +139,7 @@ def test_a_second_run_at_once_is_refused(tmp_path: Path) -> None:
     ):
         run(config)
     assert not (tmp_path / "models").exists()
+    assert "The run did not begin. " in failed_page(config), "the other run's results are its own"
 
 
 def test_an_unknown_component_is_refused_first(tmp_path: Path) -> None:
@@ -140,12 +151,49 @@ def test_an_unknown_component_is_refused_first(tmp_path: Path) -> None:
         run(config, from_node="Gate")
 
 
-def test_bad_data_stops_a_run_before_it_leaves_anything(tmp_path: Path) -> None:
+def failed_page(config: Config) -> str:
+    """The page of the only run, which failed before any component."""
+    (result,) = results.all_results(config.home / "results")
+    assert (result.status, result.components, result.key) == ("failed", [], "")
+    page = Path(result.report)
+    html = page.read_text(encoding="utf-8")
+    assert page.parent == config.home / "reports" and "could not be drawn" not in html
+    assert report.write(config.home, result.run) == page, "drawn anew by its id"
+    assert page.read_text(encoding="utf-8") == html
+    return html
+
+
+def test_bad_data_stops_a_run_and_leaves_a_page_that_says_where(tmp_path: Path) -> None:
+    config, screen = job(tmp_path), io.StringIO()
+    with (tmp_path / "data.csv").open("a") as file:
+        file.write(",yes\n<b>bold</b>,\n")
+    with pytest.raises(DataError) as caught:
+        run(config, console=Console(file=screen, width=500))
+    assert "data.csv:202: empty text in column 'text'" in str(caught.value)
+    html = failed_page(config)
+    assert f"The run did not begin. {markupsafe.escape(caught.value)}</p>" in html
+    assert "it failed before the first one" in html
+    assert f"csv: {tmp_path}/data.csv" in html, "its settings"
+    assert "report: " in screen.getvalue()
+    assert sorted(path.name for path in config.home.iterdir()) == ["reports", "results"]
+    assert not (tmp_path / "models").exists()
+
+
+def test_metadata_that_cannot_be_read_stops_a_run_and_leaves_a_page(tmp_path: Path) -> None:
     config = job(tmp_path)
-    (tmp_path / "data.csv").write_text("text,label\n")
-    with pytest.raises(DataError, match=r"data\.csv"):
+    config.home.mkdir(parents=True)
+    database(config.home).write_text("this is no database" * 100)
+    with pytest.raises(ComponentError, match="file is not a database"):
         run(config)
-    assert [path.name for path in tmp_path.iterdir()] == ["data.csv"]
+    assert "file is not a database" in failed_page(config)
+
+
+def test_a_place_that_cannot_be_written_hides_no_error(tmp_path: Path) -> None:
+    config = job(tmp_path)
+    (tmp_path / "runs").write_text("a file")
+    (tmp_path / "data.csv").write_text("text,label\n")
+    with pytest.raises((ConfigError, DataError), match="data.csv|runs"):
+        run(config)
 
 
 def test_from_sees_weights_that_changed_under_their_name(tmp_path: Path) -> None:
