@@ -338,6 +338,8 @@ def _check_together(data: Data, train: Train, model: Any) -> None:
         )
     if kind == "text" and train.augment != Augment():
         raise ValueError("train.augment is for images")
+    if train.time_limit and train.distribute == "multi_worker":
+        raise ValueError("train.time_limit: each worker has its own clock; not with multi_worker")
     if data.multi_label and train.class_weight != "none":
         raise ValueError("train.class_weight weighs rows by their one label; not multi_label")
     if train.class_weight != "none" and train.augment.mix != "none":

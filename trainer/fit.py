@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -34,6 +35,7 @@ class State:
     best_loss: float = math.inf
     checkpoint: str = ""
     best: str = ""
+    seconds: float = 0.0  # of training, in all epochs
     history: list[dict[str, float]] = field(default_factory=list)
 
     @classmethod
@@ -106,6 +108,8 @@ def fit(
             continue
         if until is not None and state.epoch >= until:
             break
+        if _is_out_of_time(state, settings):
+            break
         if number > state.stage:
             state.stage, state.stage_begin = number, state.epoch
         freeze(model, stage.freeze)
@@ -114,6 +118,7 @@ def fit(
         if len(settings.plan) > 1:
             progress.info("stage %d of %d: %s", number + 1, len(settings.plan), _words(stage))
         while not (_is_over(state, stage, settings, until) or model.stop_training):
+            begun = time.monotonic()
             logs = model.fit(
                 train_data(state.epoch),
                 initial_epoch=state.epoch,
@@ -128,6 +133,7 @@ def fit(
             ).history
             numbers = {name: values[-1] for name, values in logs.items()}
             numbers["learning_rate"] = float(model.optimizer.learning_rate.numpy())
+            state.seconds += time.monotonic() - begun
             _record(state, numbers, state.epoch + 1)
             _keep(state, model, manager, state_dir)
             _report(state, settings)
@@ -153,11 +159,25 @@ def _restored(model: Any, state: State, folder: Path) -> "tf.train.CheckpointMan
 def _is_over(state: State, stage: Stage, settings: Train, until: int | None) -> bool:
     if state.epoch - state.stage_begin >= stage.epochs or state.epoch == until:
         return True
+    if _is_out_of_time(state, settings):
+        progress.info(
+            "stopped after %.1f minutes, train.time_limit is %g: best was epoch %d",
+            state.seconds / 60, settings.time_limit, state.best_epoch,
+        )  # fmt: skip
+        return True
     waited = state.epoch - max(state.best_epoch, state.stage_begin)
     if settings.patience and waited >= settings.patience:
         progress.info("stopped early: best was epoch %d", state.best_epoch)
         return True
     return False
+
+
+def _is_out_of_time(state: State, settings: Train) -> bool:
+    """Whether another epoch, as long as those before it, would end after the limit; one is always
+    trained."""
+    if settings.time_limit is None or not state.epoch:
+        return False
+    return state.seconds * (1 + 1 / state.epoch) > 60 * settings.time_limit
 
 
 def _words(stage: Stage) -> str:

@@ -98,6 +98,13 @@ class Train(Section):
         description="Stop after this many epochs without a lower eval loss; null never stops "
         "early. The best epoch's weights are kept either way.",
     )
+    time_limit: float | None = Field(
+        None,
+        gt=0,
+        description="Minutes. Training ends behind the epoch after which another one would end "
+        "later, and its best epoch is kept; one is always trained. Not with multi_worker, where "
+        "clocks differ.",
+    )
     class_weight: Literal["none", "balanced"] = Field(
         "none",
         description="balanced weighs each row by the rarity of its label; not with multi_label or "

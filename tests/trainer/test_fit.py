@@ -1,7 +1,9 @@
 """The training loop: it learns, keeps the best epoch, stops, resumes, and refuses NaN."""
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -190,6 +192,23 @@ def test_a_training_in_parts_is_the_same_training(tmp_path: Path, settings: Any)
     assert len(state.history) == 5
     for one, other in zip(last.get_weights(), whole.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("stages", [[], [{"epochs": 50}, {"epochs": 50}]])
+def test_a_time_limit_ends_it_with_the_best_so_far(
+    train: Callable[..., Any], stages: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = itertools.count(0, 30)  # seconds that pass each time somebody looks
+    clock = SimpleNamespace(monotonic=lambda: float(next(ticks)))
+    monkeypatch.setattr("espalier.trainer.fit.time", clock)
+    _, state = train(Train(epochs=50, stages=stages, time_limit=2))
+    assert state.epoch == len(state.history) == 4 and state.seconds == 120
+    assert 1 <= state.best_epoch <= 4
+
+
+def test_one_epoch_is_always_trained(train: Callable[..., Any]) -> None:
+    _, state = train(Train(epochs=50, time_limit=1e-9))
+    assert state.epoch == state.best_epoch == 1
 
 
 def test_patience_ends_a_stage_and_not_the_training(train: Callable[..., Any]) -> None:

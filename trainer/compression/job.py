@@ -149,8 +149,11 @@ class Job:
             ConfigError: the loss is no longer a number; it names the step.
         """
         settings = self.train.model_copy(
-            update={"epochs": epochs, "learning_rate": rate, "stages": [], "patience": None}
-        )
+            update={
+                "epochs": epochs, "learning_rate": rate, "stages": [], "patience": None,
+                "time_limit": None,
+            }
+        )  # fmt: skip
         try:
             fit(
                 model,
