@@ -59,6 +59,7 @@ WORDS = {
 # Beginnings of commands that are not run, and why.
 NOT_RUN = {
     "espalier run pictures.yaml": "trains for minutes; test_images.py trains on pictures",
+    "espalier sweep": "trains again and again; test_reruns.py sweeps",
     "espalier explain models/digits": "needs that model; test_images.py explains a picture",
     "espalier predict models/pictures": "needs that model; test_images.py asks one so",
     "espalier recipes": "trains for minutes; test_compress_commands.py begins one",

@@ -1,5 +1,6 @@
 """What a second run may take from the first, and what it must do again."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -158,6 +159,26 @@ def test_a_result_that_was_altered_is_made_again(mine: Any, good: RunResult) -> 
     assert result.exit_code == 0
     (made,) = (o for o in contents.altered(config.home, nodes["Transform"].outputs.values()))
     assert made == nodes["Transform"].outputs["transform_graph"].id  # the old one stays as it is
+
+
+def test_a_sweep_shares_what_it_can(mine: Any, good: RunResult) -> None:
+    mine.yaml.write_text(
+        mine.yaml.read_text() + "sweep: {evaluate.metrics: [[accuracy], [loss, auc]], "
+        "evaluate.slices: [[], [none]]}\n"
+    )
+    before = served(mine)
+    done = mine.cli("sweep", str(mine.yaml), "--set", PLAIN[0], "--json")
+    assert done.returncode == 3, done.stderr  # of the slice that is not there
+    found = json.loads(done.stdout)
+    assert [bool(row["failure"]) for row in found["runs"]] == [False, True, False, True]
+    assert "none" in found["runs"][1]["failure"]
+    assert set(found["runs"][0]["metrics"]) == {"accuracy"}
+    assert set(found["runs"][2]["metrics"]) == {"loss", "auc"}
+    for row in (found["runs"][0], found["runs"][2]):
+        nodes = {n.name: n.state for n in Store(mine.config.home).nodes(row["run"])}
+        assert nodes["Trainer"] == "cached" and nodes["Evaluator"] == "done"
+        assert "Pusher" not in nodes
+    assert served(mine) == before
 
 
 def test_the_command(mine: Any, good: RunResult) -> None:

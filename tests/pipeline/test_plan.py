@@ -19,7 +19,8 @@ TEXTS: dict[str, Any] = {
 PICTURES: dict[str, Any] = {
     **TEXTS, "data": {"images": "pictures"}, "model": {"family": "resnet", "start": "resnet20"}
 }  # fmt: skip
-CHANGES = [{}, {"compress": {"steps": [{"quantize": {}}]}}, {"data": "schema"}]
+TUNE = {"trials": 2, "over": {"train.learning_rate": [1e-4, 3e-4]}}
+CHANGES = [{}, {"compress": {"steps": [{"quantize": {}}]}}, {"data": "schema"}, {"tune": TUNE}]
 
 
 @pytest.mark.parametrize("changes", CHANGES)
