@@ -24,6 +24,7 @@ _WORDS = {
     "sources": "data: the places",
     "inputs": "data.text",
     "label": "data.label",
+    "texts": "data.text",
     "multi_label": "data.multi_label",
     "on_bad_image": "data.on_bad_image",
     "schema": "data.schema",

@@ -33,7 +33,7 @@ def told(config: Config, *, data: str, start: str, accept: bool = False) -> dict
         "StatisticsGen": {},
         "SchemaGen": {"schema": str(schema) if schema else None},
         "ExampleValidator": {},
-        "DataGate": {"label": config.data.label_column},
+        "DataGate": {"label": config.data.label_column, "texts": config.data.texts},
         "Transform": transform(config, start),
         "Tuner": tuner(config, start),
         "Trainer": trainer(config, start),
@@ -152,7 +152,7 @@ def _settings(properties: Mapping[str, Any]) -> Told:
 _READ: dict[str, Callable[[Mapping[str, Any]], Told]] = {
     "ExampleGen": lambda p: dict(json.loads(_custom(p)["custom_config"]["value"])),
     "SchemaGen": lambda p: {"schema": p.get("schema_file")},
-    "DataGate": lambda p: {"label": p["label"]},
+    "DataGate": lambda p: {"label": p["label"], "texts": json.loads(p["texts"])},
     "Transform": _custom,
     "Tuner": _custom,
     "Trainer": _custom,

@@ -46,5 +46,7 @@ def _explain(evaluation: str, model: str, explanations: list[dict[str, Any]]) ->
     for mistake, example in rows:
         if time.monotonic() > end:
             break
-        said = mistake["said"] if mistake["said"] in explainer.labels else None
-        explanations.append(explain.facts(explainer(example, said)))
+        # Of several labels a row, the mistake may be one that was not said.
+        said = (mistake["said"], mistake["said"].removeprefix("not "))
+        label = next((one for one in said if one in explainer.labels), None)
+        explanations.append(explain.facts(explainer(example, label)))
