@@ -29,7 +29,8 @@ from espalier.components.image_example_gen.component import ImageExampleGen
 from espalier.components.image_example_gen.executor import Executor
 from espalier.components.image_example_gen.listing import list_pictures, output_splits
 from espalier.components.image_example_gen.picture import MAX_PIXELS, NOTES, inspect
-from espalier.components.image_example_gen.sample import Picture, final_split, look, read
+from espalier.components.image_example_gen.sample import Picture, key_of, look, read
+from espalier.components.row_split.rule import END, Cuts, Rule
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 RNG = np.random.default_rng(0)
@@ -585,6 +586,11 @@ def test_idx_without_its_other_half(tmp_path: Path) -> None:
 
 def test_copies_fall_into_one_split_and_the_shares_are_right() -> None:
     digests = [hashlib.sha256(str(n).encode()).hexdigest() for n in range(4000)]
+    rule, picture = Rule(), Picture("a.png", "a.png", labels=("a",))
+
+    def final_split(digest: str, split: str, given: list[str]) -> str:
+        return rule.place(key_of(picture, digest, rule), Cuts(), split, given)
+
     whole = Counter(final_split(one, "all", ["all"]) for one in digests)
     assert whole["train"] / 4000 == pytest.approx(0.8, abs=0.03)
     assert whole["eval"] / 4000 == pytest.approx(0.1, abs=0.02)
@@ -739,8 +745,9 @@ def test_beam_is_handed_paths_and_never_pictures(tmp_path: Path) -> None:
     listing = Listed(tmp_path).found
     batches = ingest.mixed(listing)
     assert [len(batch) for batch in batches] == [200, 200, 200]
-    judge = ingest._Look(["all"], ingest._shards(listing))
-    passed = [one for batch in batches for one in judge.process(ingest._pack(batch))]
+    looked = [one for batch in batches for one in ingest._Look(Rule()).process(ingest._pack(batch))]
+    place = ingest._Place(Rule(), ["all"], ingest._shards(listing, Rule()))
+    passed = [one for packed in looked for one in place.process(packed, {"all": END}, Cuts())]
     pictures = [picture for _, found in passed for picture in ingest._unpack(found)]
     assert sorted(pictures, key=lambda one: one.path) == listing["all"]
     assert all(key in {("train", 0), ("eval", 0), ("test", 0)} for key, _ in passed)
