@@ -24,8 +24,8 @@ def find_highest(keys: Mapping[str, beam.PCollection], sample: int) -> beam.PCol
     ]
     return (
         looked
-        | "Looked" >> beam.Flatten()
-        | "Gather" >> beam.combiners.ToList()
+        | "LookedRanks" >> beam.Flatten()
+        | "GatherRanks" >> beam.combiners.ToList()
         | "Sample" >> beam.Map(_sample_cuts, sample)
     )
 
@@ -33,13 +33,17 @@ def find_highest(keys: Mapping[str, beam.PCollection], sample: int) -> beam.PCol
 def find_cuts(keys: beam.PCollection, rule: Rule) -> beam.PCollection:
     """The one Cuts for these keys, of a rule by label or by time."""
     if rule.by == "time":
-        begin = keys | "Range" >> beam.CombineGlobally(_Range()) | beam.Map(_time_slices)
+        begin = (
+            keys
+            | "TimeRange" >> beam.CombineGlobally(_Range())
+            | "TimeSlices" >> beam.Map(_time_slices)
+        )
     else:
         begin = keys.pipeline | "NoTimes" >> beam.Create([Cuts()])
     return (
         keys
         | "Slice" >> beam.Map(_slice, rule, beam.pvalue.AsSingleton(begin))
-        | "Count" >> beam.combiners.Count.PerElement()
+        | "CountSlices" >> beam.combiners.Count.PerElement()
         | "ByStratum" >> beam.Map(_by_stratum)
         | "Strata" >> beam.GroupByKey()
         | "Cut" >> beam.Map(_cut, rule)

@@ -31,6 +31,7 @@ from espalier.components.image_example_gen.listing import list_pictures, output_
 from espalier.components.image_example_gen.picture import MAX_PIXELS, NOTES, inspect
 from espalier.components.image_example_gen.sample import Picture, key_of, look, read
 from espalier.components.row_split.rule import END, Cuts, Rule
+from espalier.pipeline.image_rows import check_images
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 RNG = np.random.default_rng(0)
@@ -727,6 +728,63 @@ def test_large_splits_are_written_as_several_files(tmp_path: Path) -> None:
     names = sorted(os.listdir(artifact_utils.get_split_uri([ran.examples], "train")))
     assert names == [f"data_tfrecord-{n:05}-of-00002.gz" for n in range(2)]
     assert len(ran.all_rows) == 3000
+
+
+RULES = {
+    "ratios": Rule({"train": 6, "eval": 4}),
+    "label": Rule(by="label"),
+    "group": Rule(by="group", column="site"),
+    "time": Rule(by="time", column="day"),
+    "sample": Rule(by="label", sample=60),
+}
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES.keys())
+def test_a_rule_splits_as_the_preflight_check_has_counted(tmp_path: Path, rule: Rule) -> None:
+    put(tmp_path, [f"x/{n}.png" for n in range(120)])
+    rows = [f"x/{n}.png,{'ab'[n % 3 == 0]},{n % 9},2024-{n % 12 + 1:02}-01" for n in range(120)]
+    table = tmp_path / "all.csv"
+    table.write_text("\n".join(["path,label,site,day", *rows]))
+    expected = check_images(
+        {"all": str(table)}, label="label", multi_label=False, on_bad_image="fail", rule=rule
+    ).fallen
+    ran = Ran(tmp_path, table, rule=rule)
+    assert expected is not None
+    assert {split: len(rows) for split, rows in ran.rows.items() if rows} == expected.rows
+    assert sum(expected.rows.values()) == (rule.sample or 120)
+    found = {
+        split: {name: {row[name][0] for row in rows} for name in ("label", "site", "day")}
+        for split, rows in ran.rows.items()
+    }
+    if rule.by == "label":
+        assert found["eval"]["label"] == found["test"]["label"] == {b"a", b"b"}
+    if rule.by == "group":
+        assert sum(len(values["site"]) for values in found.values()) == 9
+    if rule.by == "time":
+        assert max(found["train"]["day"]) < min(found["eval"]["day"])
+        assert max(found["eval"]["day"]) < min(found["test"]["day"])
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (Rule(by="group", column="place"), "no column 'place', which is to be the group to split"),
+        (Rule(by="time", column="day"), r"is no time: '1.4.2024', of x/3.png. Expected 2024-05-31"),
+        (Rule(by="group", column="site"), r"is empty \(2 rows.*|is empty: x/0.png"),
+    ],
+)
+def test_a_rule_that_pictures_cannot_follow(tmp_path: Path, rule: Rule, message: str) -> None:
+    put(tmp_path, [f"x/{n}.png" for n in range(40)])
+    rows = [f"x/{n}.png,{'ab'[n % 2]},{n or ''},{'1.4.2024' if n == 3 else n}" for n in range(40)]
+    (tmp_path / "all.csv").write_text("\n".join(["path,label,site,day", *rows]))
+    arguments = {"label": "label", "multi_label": False, "on_bad_image": "fail", "rule": rule}
+    with pytest.raises(DataError, match=message):
+        check_images({"all": str(tmp_path / "all.csv")}, **arguments)  # type: ignore[arg-type]
+    folders = put(
+        tmp_path / "p", [f"{split}/{c}/1.png" for split in ("train", "eval") for c in "ab"]
+    )
+    with pytest.raises(DataError, match="data.split, and the pictures are in train and eval"):
+        check_images({"all": str(folders)}, **arguments)  # type: ignore[arg-type]
 
 
 def test_a_split_without_pictures_is_refused(tmp_path: Path) -> None:
