@@ -13,7 +13,7 @@ class Ledger:
 
     Attributes:
         texts: a hash of the row's texts, or of its picture; the same within this process only.
-        labels: the label, as its place among the split's labels.
+        labels: the label, as a number.
         lines: where the row begins in its file; 0 where it is the file.
         keys: its time, or a hash of its group; 0 without such a column.
     """

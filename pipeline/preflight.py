@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,20 +98,50 @@ def check(config: "Config", progress: Callable[[str], None] | None = None) -> Da
     Raises:
         ConfigError, CheckpointError, DataError: one message that says every fault found.
     """
+    warnings = [warning for look in checks(config, progress) for warning in look()]
+    report = look_at_rows(config, progress)
+    check_places(config, bytes_of(config, report))
+    report.warnings += warnings
+    return report
+
+
+def checks(
+    config: "Config", progress: Callable[[str], None] | None = None
+) -> list[Callable[[], list[str]]]:
+    """What is looked at beside the rows and the places: each returns warnings, or raises."""
     from ..trainer import families
 
-    data = config.data
-    if data.schema_file:
-        _check_schema(Path(data.schema_file))
     family = families.load(config.model.family)
-    cpu.choose(config.export.cpu, getattr(family, "SERVED", ["any"]))
-    family.check(config.model, progress)
-    _check_freeze(config, family.depth(config.model))
-    compression = _check_compress(config)
-    report = _check_images(config, progress) if data.format == "images" else _check_rows(config)
-    pixels = sum(math.prod(shape) for shape in family.pixel_shapes(config.model).values())
-    check_places(config, report.bytes + pixels * sum(report.rows.values()))
-    report.warnings += compression
+
+    def served() -> list[str]:
+        cpu.choose(config.export.cpu, getattr(family, "SERVED", ["any"]))
+        return []
+
+    def start() -> list[str]:
+        family.check(config.model, progress)
+        _check_freeze(config, family.depth(config.model))
+        return []
+
+    return [
+        partial(_check_schema, config.data.schema_file),
+        served,
+        start,
+        partial(_check_compress, config),
+    ]
+
+
+def bytes_of(config: "Config", report: DataReport) -> int:
+    """The size of the rows; of pictures, also as the model's pixels."""
+    from ..trainer import families
+
+    shapes = families.load(config.model.family).pixel_shapes(config.model).values()
+    return report.bytes + sum(map(math.prod, shapes)) * sum(report.rows.values())
+
+
+def look_at_rows(config: "Config", progress: Callable[[str], None] | None = None) -> DataReport:
+    """Read every row, as a run would; DataError with every fault."""
+    images = config.data.format == "images"
+    report = _check_images(config, progress) if images else _check_rows(config)
     length = getattr(config.model, "sequence_length", None)
     if length and report.words and report.words[95] * TOKENS_PER_WORD > length:
         report.warnings.append(
@@ -183,9 +214,11 @@ def _mixed_splits(splits: Splits) -> list[str]:
     ]
 
 
-def _check_schema(file: Path) -> None:
+def _check_schema(file: str | None) -> list[str]:
+    if file is None:
+        return []
     try:
-        text = file.read_text(encoding="utf-8")
+        text = Path(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "not UTF-8"
         raise ConfigError(f"data.schema: {file} cannot be read: {why}.") from None
@@ -194,6 +227,7 @@ def _check_schema(file: Path) -> None:
             f"data.schema: {file} has no `feature {{`. Expected a TFDV schema as text, as a run "
             f"leaves one in artifacts/SchemaGen."
         )
+    return []
 
 
 def check_csv(
@@ -251,7 +285,8 @@ def _check(
     splits: Splits, columns: Columns, faults: Faults, read: Reader, kind: str | None
 ) -> DataReport:
     report, digests = DataReport(), []
-    tallies = {split: Tally(split, faults, columns) for split in splits}
+    ids: dict[str, int] = {}
+    tallies = {split: Tally(split, faults, columns, ids) for split in splits}
     for split, files in splits.items():
         for file in files:
             with faults.of_reading(file):

@@ -7,7 +7,7 @@ import hashlib
 import heapq
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 from pathlib import Path
@@ -73,7 +73,7 @@ def fall(rule: Rule, keys: Mapping[str, Keys]) -> dict[str, bytearray]:
         highest = sample_cuts(rows, least, rule.sample)
     cuts = Cuts()
     if "all" in keys:
-        cuts = _cuts(rule, [key for key in keys["all"] if key[0] <= highest["all"]])
+        cuts = _cuts(rule, lambda: (key for key in keys["all"] if key[0] <= highest["all"]))
     return {
         split: bytearray(
             SPLITS.index(rule.place(key, cuts, split, keys))
@@ -85,17 +85,20 @@ def fall(rule: Rule, keys: Mapping[str, Keys]) -> dict[str, bytearray]:
     }
 
 
-def _cuts(rule: Rule, keys: Sequence[Key]) -> Cuts:
-    """What `components/row_split/executor.py` finds with Beam."""
-    if rule.by not in ("label", "time") or not keys:
-        return Cuts()
+def _cuts(rule: Rule, keys: Callable[[], Iterable[Key]]) -> Cuts:
+    """What `components/row_split/gather.py` finds with Beam."""
     cuts = Cuts()
+    if rule.by not in ("label", "time"):
+        return cuts
     if rule.by == "time":
-        times = [value for _, value, _ in keys]
-        cuts = time_slices(min(times), max(times))
-        keys = [(0, cuts.slice_of(time), None) for time in times]
+        low = min((value for _, value, _ in keys()), default=0)
+        cuts = time_slices(low, max((value for _, value, _ in keys()), default=0))
+    slices = Counter(
+        (stratum, cuts.slice_of(value) if rule.by == "time" else value)
+        for _, value, stratum in keys()
+    )
     strata: dict[Any, list[tuple[int, int]]] = {}
-    for (stratum, value), rows in Counter((key[2], key[1]) for key in keys).items():
+    for (stratum, value), rows in slices.items():
         strata.setdefault(stratum, []).append((value, rows))
     ratios = [rule.ratios[split] for split in rule.splits]
     cuts.bounds = {stratum: cut(counts, ratios) for stratum, counts in strata.items()}

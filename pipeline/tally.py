@@ -36,7 +36,9 @@ class Columns(NamedTuple):
 class Tally:
     """One split's counts: rows, labels, words, and each column's type as TFX would infer it."""
 
-    def __init__(self, split: str, faults: Faults, columns: Columns) -> None:
+    def __init__(
+        self, split: str, faults: Faults, columns: Columns, ids: dict[str, int] | None = None
+    ) -> None:
         self.split, self.faults = split, faults
         self.texts, self.label, slices, self.rule = columns
         self.columns: list[str] = []
@@ -48,7 +50,7 @@ class Tally:
         self.too_many = False  # different labels
         self.slices: dict[str, set[str]] = {name: set() for name in slices}
         self.ledger = Ledger(faults.unit)
-        self._ids: dict[str, int] = {}  # of the labels
+        self._ids = {} if ids is None else ids  # of the labels, in all splits
         self._numbers: bool | None = None  # whether times are numbers
 
     def add(
@@ -115,7 +117,7 @@ class Tally:
             )
         elif len(self.labels) < MOST_LABELS:
             self.labels[label] = 1
-            self._ids[label] = len(self._ids)
+            self._ids.setdefault(label, len(self._ids))
             self.first[label] = (file, place)
         else:
             self.too_many = True
