@@ -20,6 +20,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from .. import masking
 from ..components.names import SPLITS
+from ..components.row_split.rule import RATIOS, Rule
 from ..errors import ConfigError
 from ..trainer import families
 from ..trainer.compression.settings import Compress
@@ -64,6 +65,41 @@ class SplitPaths(Section):
     )
 
 
+class Split(Section):
+    """How one source is split; at most one of `by`, `group` and `time`."""
+
+    ratios: dict[str, Annotated[int, Field(ge=1)]] = Field(
+        default=RATIOS,
+        description="Whole numbers: how large the splits are, beside each other. Without test, "
+        "the eval rows are evaluated on.",
+    )
+    by: Literal["label"] | None = Field(
+        None, description="label: each label's rows are split by the ratios."
+    )
+    group: str | None = Field(
+        None,
+        description="A column, such as a customer's: rows that have the same in it fall into one "
+        "split. The ratios are those of the groups.",
+    )
+    time: str | None = Field(
+        None,
+        description="A column of dates, of dates with times (ISO 8601) or of whole numbers: the "
+        "newest rows are test, the next newest eval.",
+    )
+
+    @model_validator(mode="after")
+    def _is_one_way(self) -> "Split":
+        ways = {"by": self.by, "group": self.group, "time": self.time}
+        given = [name for name, value in ways.items() if value is not None]
+        if len(given) > 1:
+            raise ValueError(f"give one of by, group and time; found {' and '.join(given)}")
+        if unknown := [name for name in self.ratios if name not in SPLITS]:
+            raise ValueError(f"ratios: no split {unknown[0]!r}; they are {', '.join(SPLITS)}")
+        if missing := [name for name in ("train", "eval") if name not in self.ratios]:
+            raise ValueError(f"ratios: {missing[0]} is missing; such as {RATIOS}")
+        return self
+
+
 class Data(Section):
     """Where the rows are and what their columns mean."""
 
@@ -92,6 +128,18 @@ class Data(Section):
         description="The label's column: strings or integers. For images only in a CSV, where "
         "`label` is the default.",
     )
+    split: Split | None = Field(
+        None,
+        description="How one source is split; null is 8:1:1 by a hash of the row. Not with "
+        "{train:, eval:, test:}.",
+    )
+    sample: int | None = Field(
+        None,
+        ge=1,
+        description="For a quick first run: so many rows of all, chosen by a hash, the same ones "
+        "each time; rows alike in all columns are taken together. Of files given by split "
+        "each gives its share.",
+    )
     multi_label: bool = Field(
         False,
         description="Images only: a picture may have any number of labels, none included; in a "
@@ -118,6 +166,12 @@ class Data(Section):
                 f"name the data's source once, as one of {', '.join(FORMATS)}; "
                 f"found {' and '.join(given) or 'none'}"
             )
+        if self.split is not None and "all" not in self.places:
+            raise ValueError(
+                f"`split` splits one source, and {self.format} names files by split already"
+            )
+        if self.multi_label and self.split is not None and self.split.by:
+            raise ValueError("`split: {by: label}` goes by a row's one label; not multi_label")
         if self.format == "images":
             if self.text is not None:
                 raise ValueError("`text` names a column of csv, parquet or tfrecord, not of images")
@@ -159,6 +213,16 @@ class Data(Section):
         if isinstance(source, str):
             return {"all": source}
         return {name: path for name in SPLITS if (path := getattr(source, name))}
+
+    @property
+    def rule(self) -> Rule:
+        """Which rows are taken, and which split each falls to."""
+        if "all" not in self.places:
+            return Rule({}, sample=self.sample)
+        split = self.split or Split()
+        column = split.group or split.time or ""
+        by = split.by or ("group" if split.group else "time" if split.time else "row")
+        return Rule(split.ratios, by, column, self.sample)
 
     @property
     def texts(self) -> list[str]:

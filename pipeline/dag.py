@@ -1,12 +1,10 @@
 """From a configuration to a TFX pipeline. Importing this module imports TFX (14 s)."""
 
-import json
 import shutil
 from datetime import datetime
 from typing import Any
 
 import tensorflow_data_validation as tfdv
-from google.protobuf import wrappers_pb2
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx.components import (
     ExampleValidator,
@@ -34,9 +32,9 @@ from ..components.evaluator import Evaluator
 from ..components.image_example_gen.component import ImageExampleGen
 from ..components.image_example_gen.listing import output_splits
 from ..components.latest_pushed import LatestPushed
-from ..components.names import SPLITS
 from ..components.pusher import Pusher
 from ..components.pusher.strategy import LastPushed
+from ..components.row_split.executor import EXECUTORS, write_settings
 from ..components.serving_check import ServingCheck
 from ..components.tuner import Tuner
 from ..trainer import families
@@ -44,8 +42,6 @@ from . import steps, store
 from .config import Config, Data
 from .preflight import find_sources, input_patterns
 
-# TFX splits by a hash of the row: the same row always lands in the same split.
-_RATIO = {"train": 8, "eval": 1, "test": 1}
 _READERS = {
     "csv": csv_executor.Executor,
     "parquet": parquet_executor.Executor,
@@ -161,8 +157,8 @@ def _baseline(config: Config, resolver: bool) -> Any:
 def _splits(data: Data) -> list[str]:
     """The splits that ExampleGen will write."""
     if data.kind == "image":
-        return output_splits(data.sources)
-    return list(SPLITS) if "all" in data.sources else list(data.sources)
+        return output_splits(data.sources, data.rule)
+    return data.rule.splits or list(data.sources)
 
 
 def _image_options() -> tfdv.StatsOptions:
@@ -180,34 +176,35 @@ def _example_gen(data: Data, fingerprint: str) -> Any:
             multi_label=data.multi_label,
             on_bad_image=data.on_bad_image,
             fingerprint=fingerprint,
+            rule=data.rule,
         )
+    rule = data.rule
     base, patterns = input_patterns(find_sources(data.sources, data.format))
-    split_later = "all" in patterns
     inputs = example_gen_pb2.Input(
         splits=[
             example_gen_pb2.Input.Split(name=name, pattern=pattern)
             for name, pattern in patterns.items()
         ]
     )
-    ratio = [
-        example_gen_pb2.SplitConfig.Split(name=name, hash_buckets=buckets)
-        for name, buckets in _RATIO.items()
-    ]
-    output = (
-        example_gen_pb2.Output(split_config=example_gen_pb2.SplitConfig(splits=ratio))
-        if split_later
-        else None
+    # TFX splits by a hash of the row, or of one feature: the same always lands in the same split.
+    output = example_gen_pb2.Output(
+        split_config=example_gen_pb2.SplitConfig(
+            splits=[
+                example_gen_pb2.SplitConfig.Split(name=name, hash_buckets=rule.ratios[name])
+                for name in rule.splits
+            ],
+            partition_feature_name=rule.column if rule.by == "group" else None,
+        )
     )
-    content = example_gen_pb2.CustomConfig()
-    told = json.dumps(steps.example_gen(data, fingerprint), sort_keys=True)
-    content.custom_config.Pack(wrappers_pb2.StringValue(value=told))
     # The stock component of each format would take no custom_config, which enters the cache's key.
     return FileBasedExampleGen(
         input_base=base,
         input_config=inputs,
-        output_config=output,
-        custom_config=content,
-        custom_executor_spec=executor_spec.BeamExecutorSpec(_READERS[data.format]),
+        output_config=output if rule.ratios else None,
+        custom_config=write_settings(steps.example_gen(data, fingerprint)),
+        custom_executor_spec=executor_spec.BeamExecutorSpec(
+            (_READERS if rule.is_stock else EXECUTORS)[data.format]
+        ),
     )
 
 

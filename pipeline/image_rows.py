@@ -4,6 +4,7 @@ A picture's file is read, judged by its headers and hashed; nothing is decoded. 
 TensorFlow nor TFX.
 """
 
+import functools
 import hashlib
 import json
 import time
@@ -16,10 +17,13 @@ from ..components.faults import Faults, counted, listed
 from ..components.image_example_gen import idx
 from ..components.image_example_gen.listing import Listing, list_pictures, output_splits
 from ..components.image_example_gen.picture import NOTES, Inspection
-from ..components.image_example_gen.sample import FEATURES, Picture, final_split, look
-from ..components.names import SPLITS, plain
+from ..components.image_example_gen.sample import FEATURES, Picture, key_of, look
+from ..components.names import plain
+from ..components.row_split.rule import RATIOS, TIME_FORMATS, Rule, is_number, read_time
 from ..errors import ConfigError
+from .ledger import Ledger
 from .preflight import DataReport, doubts
+from .splitting import Keys, Splits, judge_groups
 from .tally import FEWEST_ROWS, MOST_LABELS, MOST_SLICES, percentiles, slice_doubts
 
 _THREADS, _BATCH = 4, 256  # one picture per thread is in memory
@@ -56,6 +60,7 @@ def check_images(
     multi_label: bool,
     on_bad_image: str,
     slices: Sequence[str] = (),
+    rule: Rule | None = None,
     progress: Progress | None = None,
 ) -> DataReport:
     """Read every picture as ImageExampleGen will, and find what would stop it or mislead.
@@ -66,6 +71,7 @@ def check_images(
         multi_label: whether a picture may have any number of labels.
         on_bad_image: `fail`, or `skip` to leave out what TensorFlow cannot read.
         slices: further columns that must be in the CSV.
+        rule: how the pictures will fall to splits; 8:1:1 if None.
         progress: gets a line if this takes more than two seconds.
 
     Raises:
@@ -87,7 +93,9 @@ def check_images(
     )
     faults.raise_if_any()
     _check_slices(listing, slices, label, sources, faults)
-    survey = _Survey(listing, slices)
+    rule = rule or Rule()
+    _check_rule(listing, rule, sources, faults)
+    survey = _Survey(listing, slices, rule)
     try:
         for split, picture, seen, digest in _looked_at(listing, progress):
             survey.add(split, picture, seen, digest)
@@ -102,7 +110,7 @@ def check_images(
     content = [survey.fingerprint.hexdigest(), on_bad_image]
     report.fingerprint = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     report.warnings += survey.warnings(multi_label)
-    report.warnings += doubts(next(iter(listing)), report)
+    report.warnings += doubts(next(iter(listing)), report) + survey.doubts
     return report
 
 
@@ -143,17 +151,57 @@ def _check_slices(
             faults.add(next(iter(sources.values())), None, what, advice)
 
 
+def _check_rule(listing: Listing, rule: Rule, sources: Mapping[str, str], faults: Faults) -> None:
+    """Note what the pictures cannot be split by.
+
+    Raises:
+        DataError: it is so.
+    """
+    place, column = next(iter(sources.values())), rule.column
+    if "all" not in listing:
+        if column or rule.by != "row" or rule.ratios not in ({}, RATIOS):
+            what = f"data.split, and the pictures are in {' and '.join(listing)} already"
+            faults.add(place, None, what, "Take data.split out, or name one folder of classes.")
+    elif column and column not in _columns(listing):
+        what = f"no column {column!r}, which is to be the {rule.by} to split by (data.split)"
+        columns = listed(_columns(listing)) if _columns(listing) else "none"
+        faults.add(place, None, what, f"It has to stand in a CSV; its other columns: {columns}.")
+    elif column:
+        numbers = set()
+        for picture in listing["all"]:
+            cell = dict(picture.columns)[column]
+            what, detail = f"{column!r}, which the pictures are split by, is ", f": {picture.path}"
+            if not cell:
+                faults.add(place, None, what + "empty", "Fill it in.", detail)
+            elif rule.by == "time":
+                try:
+                    read_time(cell)
+                    numbers.add(is_number(cell))
+                except ValueError:
+                    detail = f": {cell[:40]!r}, of {picture.path}"
+                    faults.add(place, None, what + "no time", f"Expected {TIME_FORMATS}.", detail)
+        if len(numbers) > 1:
+            faults.add(place, None, f"{column!r} mixes dates and numbers", "Write all alike.")
+    faults.raise_if_any()
+
+
 class _Survey:
     """Gathers what the pictures are; holds their paths and hashes, never their bytes."""
 
-    def __init__(self, listing: Listing, slices: Sequence[str]) -> None:
-        self.given = list(listing)
+    def __init__(self, listing: Listing, slices: Sequence[str], rule: Rule) -> None:
+        self.given, self.rule = list(listing), rule
+        self.names: dict[str, list[tuple[str, ...]]] = {split: [] for split in listing}
+        self.keys = {
+            split: Keys(strata=names) if rule.by == "label" else Keys()
+            for split, names in self.names.items()
+        }
+        self.ledgers = {split: Ledger() for split in listing}
+        self.doubts: list[str] = []  # of how they fall to splits
+        self._ids: dict[tuple[str, ...], int] = {}
         self.bad: dict[tuple[str, str], list[tuple[Picture, Inspection]]] = {}  # by fault, advice
         self.notes: dict[str, list[Picture]] = {}
         self.labels: dict[str, dict[str, int]] = {split: {} for split in listing}
-        self.final: dict[str, dict[str, int]] = {}  # labels by the split that they end in
         self.rows = dict.fromkeys(listing, 0)
-        self.final_rows: dict[str, int] = {}
         self.bytes = 0
         self.widths: dict[int, int] = {}
         self.heights: dict[int, int] = {}
@@ -173,12 +221,15 @@ class _Survey:
             return
         for note in seen.notes:
             self.notes.setdefault(note, []).append(picture)
-        end = final_split(digest, split, self.given)
+        self.keys[split].add(key_of(picture, digest, self.rule))
+        self.names[split].append(picture.labels)
+        same = int.from_bytes(bytes.fromhex(digest)[:8], "big", signed=True)
+        number = self._ids.setdefault(tuple(sorted(picture.labels)), len(self._ids))
+        group = hash(dict(picture.columns).get(self.rule.column, ""))
+        self.ledgers[split].add(picture.place, 0, same, number, group)
         self.rows[split] += 1
-        self.final_rows[end] = self.final_rows.get(end, 0) + 1
-        for labels in (self.labels[split], self.final.setdefault(end, {})):
-            for label in picture.labels:
-                labels[label] = labels.get(label, 0) + 1
+        for label in picture.labels:
+            self.labels[split][label] = self.labels[split].get(label, 0) + 1
         self.widths[seen.width] = self.widths.get(seen.width, 0) + 1
         self.heights[seen.height] = self.heights.get(seen.height, 0) + 1
         self.grey += seen.grey
@@ -206,14 +257,20 @@ class _Survey:
                 advice += " Or leave such pictures out: data.on_bad_image: skip."
                 faults.add(places, None, fault, advice, detail)
 
+    @functools.cached_property
+    def fallen(self) -> Splits:
+        """How the pictures fall to splits, once all are counted."""
+        return Splits.of(self.rule, self.keys, self.names)
+
     def fill(self, report: DataReport) -> None:
         """Write the counts into a report."""
+        report.fallen, report.ledgers = self.fallen, self.ledgers
         report.rows = self.rows
         for split, labels in self.labels.items():
             report.labels[split] = dict(sorted(labels.items(), key=lambda item: -item[1]))
         report.bytes = self.bytes
         report.pictures = Pictures(
-            {split: self.final_rows[split] for split in SPLITS if split in self.final_rows},
+            self.fallen.rows,
             {one.path: seen.reason for found in self.bad.values() for one, seen in found},
             percentiles(self.widths),
             percentiles(self.heights),
@@ -250,7 +307,12 @@ class _Survey:
         return found + slice_doubts(self.slices.items())
 
 
-def _judge(survey: _Survey, sources: Mapping[str, str], multi_label: bool, faults: Faults) -> None:
+def _judge(
+    survey: _Survey,
+    sources: Mapping[str, str],
+    multi_label: bool,
+    faults: Faults,
+) -> None:
     """Note what only all pictures together show, once the bad ones are left out."""
     place, to_split = next(iter(sources.values())), "all" in survey.rows
     rows, labels = next(iter(survey.rows.values())), next(iter(survey.labels.values()))
@@ -270,23 +332,15 @@ def _judge(survey: _Survey, sources: Mapping[str, str], multi_label: bool, fault
         what = f"{len(labels):,} different labels for {rows:,} pictures"
         faults.add(place, None, what, f"Are these classes? {listed(list(labels)[:5])}, ...")
     else:
-        _judge_splits(survey, sources, faults)
+        expected = output_splits(sources, survey.rule)
+        survey.doubts += survey.fallen.judge(place, expected, "picture", faults)
+        if survey.rule.by == "group" and "all" in survey.ledgers:
+            survey.doubts += judge_groups(place, survey.rule, survey.ledgers["all"].keys, faults)
+        _judge_skipped(survey, place, faults)
 
 
-def _judge_splits(survey: _Survey, sources: Mapping[str, str], faults: Faults) -> None:
-    """Note splits and labels that the split, known already, leaves without pictures."""
-    place = next(iter(sources.values()))
-    for split in output_splits(sources):
-        if not survey.final_rows.get(split):
-            what = f"no picture {'falls to' if split not in survey.rows else 'is left in'} {split}"
-            faults.add(sources.get(split, place), None, what, "Give more pictures.")
-    known = survey.final.get("train", {})
-    lost = {one: count for labels in survey.labels.values() for one, count in labels.items()}
-    lost = {label: count for label, count in lost.items() if label not in known}
-    if lost and survey.final_rows.get("train"):
-        shown = ", ".join(f"{label!r} ({count})" for label, count in list(lost.items())[:5])
-        what = f"no picture to train on has the label {shown}"
-        faults.add(place, None, what, "Give more pictures of it, or take it out.")
+def _judge_skipped(survey: _Survey, place: str, faults: Faults) -> None:
+    """Note labels all of whose pictures are left out."""
     skipped = {
         label
         for found in survey.bad.values()

@@ -49,6 +49,14 @@ def rows(file: Path, faults: Faults) -> Iterator[tuple[list[str], list[str]]]:
         raise _damaged(file, error, faults) from None
 
 
+def batches(file: Path) -> Iterator[tuple[list[str], tuple[Any, ...]]]:
+    """(column names, values) of each row, of all columns."""
+    with pq.ParquetFile(file) as table:
+        for batch in table.iter_batches(batch_size=_BATCH):
+            for cells in zip(*(column.to_pylist() for column in batch), strict=True):
+                yield batch.schema.names, cells
+
+
 def _damaged(file: Path, error: pa.ArrowException, faults: Faults) -> Unreadable:
     first = str(error).splitlines()[0]
     return faults.stop(
@@ -58,7 +66,7 @@ def _damaged(file: Path, error: pa.ArrowException, faults: Faults) -> Unreadable
 
 def _look_at_types(file: Path, schema: pa.Schema, tally: Tally, columns: Columns) -> None:
     same_columns(file, schema.names, tally, columns)
-    used = (*columns[0], columns[1], *columns[2])
+    used = columns.used
     for field in schema:
         name, kind = field.name, _kind(field.type)
         if kind is None:
@@ -94,22 +102,23 @@ def _kind(kind: pa.DataType) -> int | None:
 
 
 def _read(file: Path, table: pq.ParquetFile, tally: Tally, columns: Columns) -> None:
-    texts, label, slices = columns
-    used = list(dict.fromkeys([*texts, label, *slices]))
+    texts, label, slices, rule = columns
+    used, key = columns.used, [rule.column] if rule.column else []
     row = 0
     for batch in table.iter_batches(batch_size=_BATCH, columns=used):
         columns_ = [batch.column(name).to_pylist() for name in used]
         for cells in zip(*columns_, strict=True):
             row += 1
             values = dict(zip(used, cells, strict=True))
-            for name in (label, *slices):
+            for name in (label, *slices, *key):
                 if name == label and type(values[name]) is int:
                     continue  # trainer/preprocess.py reads a missing integer label as 0
                 if not values[name] and values[name] not in (None, "", b""):
                     _lost(file, row, name, values[name], tally)
             read = {name: _text(file, row, name, values[name], tally) for name in used}
             sliced = [read[name] for name in slices]
-            tally.add(file, row, [read[name] for name in texts], read[label], sliced)
+            found = [read[name] for name in texts]
+            tally.add(file, row, found, read[label], sliced, read[key[0]] if key else "")
 
 
 def _lost(file: Path, row: int, name: str, value: Any, tally: Tally) -> None:

@@ -12,7 +12,13 @@ if TYPE_CHECKING:
 
 
 def check_places(config: "Config", rows: int) -> None:
-    """Raise ConfigError unless a run finds room for what it leaves.
+    """Raise ConfigError unless a run finds room for what it leaves; see `needed`."""
+    for path, size in needed(config, rows).items():
+        check_writable(path, size)
+
+
+def needed(config: "Config", rows: int) -> dict[Path, int]:
+    """Bytes that a run leaves, by folder.
 
     The rows in four forms, the weights with their optimizer's state (three times), then twice
     as a SavedModel, and once more where it is pushed.
@@ -22,8 +28,10 @@ def check_places(config: "Config", rows: int) -> None:
         rows: bytes of the user's rows.
     """
     weights = _start_bytes(config)
-    check_writable(config.home, 4 * rows + 6 * weights + 100_000_000)
-    check_writable(Path(config.push.to), 2 * weights + 20_000_000)
+    return {
+        config.home: 4 * rows + 6 * weights + 100_000_000,
+        Path(config.push.to): 2 * weights + 20_000_000,
+    }
 
 
 def _start_bytes(config: "Config") -> int:
@@ -41,7 +49,15 @@ def _start_bytes(config: "Config") -> int:
 
 
 def check_writable(path: Path, needed_bytes: int) -> None:
+    """Raise ConfigError unless there is room; see `room`."""
+    room(path, needed_bytes)
+
+
+def room(path: Path, needed_bytes: int) -> int:
     """Really write to the folder, or the nearest one above it that exists, and look at its space.
+
+    Returns:
+        the bytes that are free.
 
     Raises:
         ConfigError: not writable, or too little space; says which folder.
@@ -66,6 +82,7 @@ def check_writable(path: Path, needed_bytes: int) -> None:
             f"{path}: about {_size(needed_bytes)} are needed, and {_size(free)} are free in "
             f"{folder}. Make room or name another place."
         )
+    return free
 
 
 def _size(count: int) -> str:

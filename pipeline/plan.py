@@ -22,6 +22,7 @@ _WORDS = {
     "code": "Espalier's own code",
     "accepted": "--accept",
     "sources": "data: the places",
+    "rule": "data.split",
     "inputs": "data.text",
     "label": "data.label",
     "texts": "data.text",

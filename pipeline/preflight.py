@@ -10,19 +10,23 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import cpu
 from ..components.faults import Faults, listed
 from ..components.names import split_of
+from ..components.row_split.rule import Rule
 from ..errors import ConfigError
 from .csv_rows import STRING, CsvFile
+from .ledger import Ledger
 from .places import check_places, check_writable
 from .sources import find_files, find_sources, input_patterns
 from .spans import gaps
+from .splitting import Splits as Fallen
+from .splitting import judge_groups, of_files
 from .tally import (
-    FEWEST_ROWS,
     Columns,
     Tally,
     judge,
@@ -67,6 +71,9 @@ class DataReport:
         bytes: the files' sizes together.
         warnings: sentences for the user; nothing that stops a run.
         pictures: of images: sizes, and what is left out.
+        lengths: rows by their words, both texts of a pair.
+        ledgers: a few numbers of each row, by split as given.
+        fallen: how the rows fall to splits; of what is given by split, as it is given.
     """
 
     rows: dict[str, int] = field(default_factory=dict)
@@ -77,6 +84,9 @@ class DataReport:
     bytes: int = 0
     warnings: list[str] = field(default_factory=list)
     pictures: "Pictures | None" = None
+    lengths: dict[int, int] = field(default_factory=dict)
+    ledgers: dict[str, Ledger] = field(default_factory=dict)
+    fallen: "Fallen | None" = None
 
 
 def check(config: "Config", progress: Callable[[str], None] | None = None) -> DataReport:
@@ -89,20 +99,51 @@ def check(config: "Config", progress: Callable[[str], None] | None = None) -> Da
     Raises:
         ConfigError, CheckpointError, DataError: one message that says every fault found.
     """
+    warnings = [warning for look in checks(config, progress) for warning in look()]
+    report = look_at_rows(config, progress)
+    check_places(config, bytes_of(config, report))
+    report.warnings += warnings
+    return report
+
+
+def checks(
+    config: "Config", progress: Callable[[str], None] | None = None
+) -> list[Callable[[], list[str]]]:
+    """What is looked at beside the rows and the places: each returns warnings, or raises."""
     from ..trainer import families
 
-    data = config.data
-    if data.schema_file:
-        _check_schema(Path(data.schema_file))
     family = families.load(config.model.family)
-    cpu.choose(config.export.cpu, getattr(family, "SERVED", ["any"]))
-    family.check(config.model, progress)
-    _check_freeze(config, family.depth(config.model))
-    compression = _check_compress(config)
-    report = _check_images(config, progress) if data.format == "images" else _check_rows(config)
-    pixels = sum(math.prod(shape) for shape in family.pixel_shapes(config.model).values())
-    check_places(config, report.bytes + pixels * sum(report.rows.values()))
-    report.warnings += compression + _missing_spans(config)
+
+    def served() -> list[str]:
+        cpu.choose(config.export.cpu, getattr(family, "SERVED", ["any"]))
+        return []
+
+    def start() -> list[str]:
+        family.check(config.model, progress)
+        _check_freeze(config, family.depth(config.model))
+        return []
+
+    return [
+        partial(_check_schema, config.data.schema_file),
+        served,
+        start,
+        partial(_check_compress, config),
+        partial(_missing_spans, config),
+    ]
+
+
+def bytes_of(config: "Config", report: DataReport) -> int:
+    """The size of the rows; of pictures, also as the model's pixels."""
+    from ..trainer import families
+
+    shapes = families.load(config.model.family).pixel_shapes(config.model).values()
+    return report.bytes + sum(map(math.prod, shapes)) * sum(report.rows.values())
+
+
+def look_at_rows(config: "Config", progress: Callable[[str], None] | None = None) -> DataReport:
+    """Read every row, as a run would; DataError with every fault."""
+    images = config.data.format == "images"
+    report = _check_images(config, progress) if images else _check_rows(config)
     length = getattr(config.model, "sequence_length", None)
     if length and report.words and report.words[95] * TOKENS_PER_WORD > length:
         report.warnings.append(
@@ -146,7 +187,7 @@ def _check_rows(config: "Config") -> DataReport:
     splits = find_sources(data.sources, data.format)
     input_patterns(splits)
     look = {"csv": check_csv, "parquet": check_parquet, "tfrecord": check_tfrecord}[data.format]
-    report = look(splits, data.texts, data.label_column, config.evaluate.slices)
+    report = look(splits, data.texts, data.label_column, config.evaluate.slices, data.rule)
     report.warnings += _mixed_splits(splits)
     return report
 
@@ -160,6 +201,7 @@ def _check_images(config: "Config", progress: Callable[[str], None] | None) -> D
         multi_label=config.data.multi_label,
         on_bad_image=config.data.on_bad_image,
         slices=config.evaluate.slices,
+        rule=config.data.rule,
         progress=progress,
     )
 
@@ -187,9 +229,11 @@ def _mixed_splits(splits: Splits) -> list[str]:
     ]
 
 
-def _check_schema(file: Path) -> None:
+def _check_schema(file: str | None) -> list[str]:
+    if file is None:
+        return []
     try:
-        text = file.read_text(encoding="utf-8")
+        text = Path(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "not UTF-8"
         raise ConfigError(f"data.schema: {file} cannot be read: {why}.") from None
@@ -198,10 +242,15 @@ def _check_schema(file: Path) -> None:
             f"data.schema: {file} has no `feature {{`. Expected a TFDV schema as text, as a run "
             f"leaves one in artifacts/SchemaGen."
         )
+    return []
 
 
 def check_csv(
-    splits: Splits, text: Sequence[str], label: str, slices: Sequence[str] = ()
+    splits: Splits,
+    text: Sequence[str],
+    label: str,
+    slices: Sequence[str] = (),
+    rule: Rule | None = None,
 ) -> DataReport:
     """Read every row as TFX would, and find what it would fail on or garble.
 
@@ -210,34 +259,49 @@ def check_csv(
         text: one column, or two that are read as a pair.
         label: the label's column.
         slices: further columns that must be there.
+        rule: how the rows will be split, for them to be counted so; None does not count.
 
     Raises:
         DataError: every fault, with file, line, how many rows have it and what to do.
     """
-    return _check(splits, (text, label, slices), Faults("line"), _read_csv)
+    columns = Columns(text, label, slices, rule or Rule())
+    return _check(splits, columns, Faults("line"), _read_csv, "csv" if rule else None)
 
 
 def check_parquet(
-    splits: Splits, text: Sequence[str], label: str, slices: Sequence[str] = ()
+    splits: Splits,
+    text: Sequence[str],
+    label: str,
+    slices: Sequence[str] = (),
+    rule: Rule | None = None,
 ) -> DataReport:
     """The same for Parquet files; places are row numbers, counted from 1 in each file."""
     from .parquet_rows import read_parquet
 
-    return _check(splits, (text, label, slices), Faults("row"), read_parquet)
+    columns = Columns(text, label, slices, rule or Rule())
+    return _check(splits, columns, Faults("row"), read_parquet, "parquet" if rule else None)
 
 
 def check_tfrecord(
-    splits: Splits, text: Sequence[str], label: str, slices: Sequence[str] = ()
+    splits: Splits,
+    text: Sequence[str],
+    label: str,
+    slices: Sequence[str] = (),
+    rule: Rule | None = None,
 ) -> DataReport:
     """The same for TFRecord files of tf.train.Example; the report has the used columns only."""
     from .tfrecord import read_tfrecord
 
-    return _check(splits, (text, label, slices), Faults("row"), read_tfrecord)
+    columns = Columns(text, label, slices, rule or Rule())
+    return _check(splits, columns, Faults("row"), read_tfrecord, "tfrecord" if rule else None)
 
 
-def _check(splits: Splits, columns: Columns, faults: Faults, read: Reader) -> DataReport:
+def _check(
+    splits: Splits, columns: Columns, faults: Faults, read: Reader, kind: str | None
+) -> DataReport:
     report, digests = DataReport(), []
-    tallies = {split: Tally(split, faults, columns) for split in splits}
+    ids: dict[str, int] = {}
+    tallies = {split: Tally(split, faults, columns, ids) for split in splits}
     for split, files in splits.items():
         for file in files:
             with faults.of_reading(file):
@@ -250,17 +314,43 @@ def _check(splits: Splits, columns: Columns, faults: Faults, read: Reader) -> Da
     judge(tallies, splits, columns, faults)
     faults.raise_if_any()
     _fill(report, tallies)
+    if kind:
+        report.fallen = _fall(splits, tallies, columns.rule, kind, report.warnings)
     report.fingerprint = hashlib.sha256(json.dumps(digests).encode()).hexdigest()
     return report
+
+
+def _fall(
+    splits: Splits,
+    tallies: Mapping[str, Tally],
+    rule: Rule,
+    kind: str,
+    warnings: list[str],
+) -> Fallen:
+    """How the rows fall to splits; DataError if the run would fail on it."""
+    faults, files = Faults(), next(iter(splits.values()))
+    place = str(files[0] if len(files) == 1 else files[0].parent)
+    ledgers = {split: tally.ledger for split, tally in tallies.items()}
+    keys = {
+        split: of_files(splits[split], kind, rule, ledger, tallies[split].types)
+        for split, ledger in ledgers.items()
+    }
+    fallen = Fallen.of(rule, keys, {split: tally.names() for split, tally in tallies.items()})
+    warnings += fallen.judge(place, rule.splits or list(splits), "row", faults)
+    if rule.by == "group":
+        warnings += judge_groups(place, rule, ledgers["all"].keys, faults)
+    faults.raise_if_any()
+    return fallen
 
 
 def _read_csv(file: Path, tally: Tally, columns: Columns, warnings: list[str]) -> str:
     """Count one file's rows; return its SHA-256."""
     with CsvFile(file, tally.faults) as table:
         same_columns(file, table.columns, tally, columns)
-        texts = [table.columns.index(name) for name in columns[0]]
-        label = table.columns.index(columns[1])
-        slices = [table.columns.index(name) for name in columns[2]]
+        texts = [table.columns.index(name) for name in columns.texts]
+        label = table.columns.index(columns.label)
+        slices = [table.columns.index(name) for name in columns.slices]
+        key = table.columns.index(columns.rule.column) if columns.rule.column else None
         undecided = list(enumerate(table.columns))  # columns not known to be strings yet
         for line, row in table.rows():
             if table.lines and tally.swallowed(table.lines):
@@ -270,7 +360,8 @@ def _read_csv(file: Path, tally: Tally, columns: Columns, warnings: list[str]) -
                     "a quote opens here and swallows what looks like a row",
                     "Close it before the end of its own row.",
                 )
-            tally.add(file, line, [row[i] for i in texts], row[label], [row[i] for i in slices])
+            found, sliced = [row[i] for i in texts], [row[i] for i in slices]
+            tally.add(file, line, found, row[label], sliced, "" if key is None else row[key])
             if undecided:
                 tally.infer((name, row[place]) for place, name in undecided)
                 undecided = [one for one in undecided if tally.types[one[1]] < STRING]
@@ -292,7 +383,8 @@ def _fill(report: DataReport, tallies: Mapping[str, Tally]) -> None:
         report.labels[split] = {tally.canonical(label): count for label, count in ordered}
         for count, rows in tally.words.items():
             words[count] = words.get(count, 0) + rows
-    report.words = percentiles(words)
+        report.ledgers[split] = tally.ledger
+    report.lengths, report.words = words, percentiles(words)
     report.warnings += doubts(next(iter(tallies)), report)
     report.warnings += slice_doubts(one for t in tallies.values() for one in t.slices.items())
 
@@ -306,10 +398,9 @@ def doubts(trained: str, report: DataReport) -> list[str]:
     """
     labels, found = report.labels[trained], []
     if single := [label for label, count in labels.items() if count == 1]:
-        lost = ", and it may fall to eval or test" if trained == "all" else ""
         found.append(
             f"{len(single)} of {len(labels)} labels have a single row ({listed(single[:5])}): too "
-            f"little to learn from{lost}."
+            f"little to learn from."
         )
     folded: dict[str, str] = {}
     for label in labels:
@@ -319,8 +410,4 @@ def doubts(trained: str, report: DataReport) -> list[str]:
     for split, here in report.labels.items():
         if split != trained and len(here) == 1:
             found.append(f"every row of {split} has the label {next(iter(here))!r}.")
-    if trained == "all" and report.rows["all"] < 5 * FEWEST_ROWS:
-        found.append(
-            f"{report.rows['all']} rows are few: split 8:1:1, eval or test may be left with none."
-        )
     return found

@@ -48,9 +48,11 @@ def told(config: Config, *, data: str, start: str, accept: bool = False) -> dict
 
 def example_gen(data: Data, fingerprint: str) -> Told:
     """Where the rows are, and what they are."""
-    found: Told = {"sources": data.sources, "fingerprint": fingerprint}
+    rule = data.rule
+    found: Told = {"sources": data.sources, "fingerprint": fingerprint, "rule": rule.to_dict()}
     if data.kind != "image":
-        return {**found, "format": data.format}
+        label = data.label_column if rule.by == "label" else ""  # else it is not read
+        return {**found, "format": data.format, "label": label}
     return {
         **found,
         "label": data.label_column,

@@ -3,25 +3,44 @@
 import difflib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from ..components.faults import LONGEST_LABEL, Faults, Unreadable, listed
+from ..components.row_split.rule import TIME_FORMATS, Rule, is_number, read_time
 from .csv_rows import FLOAT, INT, STRING, TYPE_NAMES, UNKNOWN, kind_of
-
-Columns = tuple[Sequence[str], str, Sequence[str]]  # texts, label, slices
+from .ledger import Ledger
 
 MOST_LABELS = 10_000
 FEWEST_ROWS = 20  # to be split 8:1:1; of fewer, eval or test is too often left with none
 MOST_SLICES = 200  # values of a slice's column before it is doubted
+_NO_LABEL = (1 << 32) - 1
 _LONGEST_TEXT = 10_000  # words; more are counted as this many
 _PERCENTILES = (50, 90, 95, 99, 100)
+
+
+class Columns(NamedTuple):
+    """Which columns are read, and what for."""
+
+    texts: Sequence[str]
+    label: str
+    slices: Sequence[str] = ()
+    rule: Rule = Rule()
+
+    @property
+    def used(self) -> list[str]:
+        """Every one of them, once."""
+        key = [self.rule.column] if self.rule.column else []
+        return list(dict.fromkeys([*self.texts, self.label, *self.slices, *key]))
 
 
 class Tally:
     """One split's counts: rows, labels, words, and each column's type as TFX would infer it."""
 
-    def __init__(self, split: str, faults: Faults, columns: Columns) -> None:
+    def __init__(
+        self, split: str, faults: Faults, columns: Columns, ids: dict[str, int] | None = None
+    ) -> None:
         self.split, self.faults = split, faults
-        self.texts, self.label, slices = columns
+        self.texts, self.label, slices, self.rule = columns
         self.columns: list[str] = []
         self.rows = 0
         self.labels: dict[str, int] = {}
@@ -30,11 +49,20 @@ class Tally:
         self.types: dict[str, int] = {}
         self.too_many = False  # different labels
         self.slices: dict[str, set[str]] = {name: set() for name in slices}
+        self.ledger = Ledger(faults.unit)
+        self._ids = {} if ids is None else ids  # of the labels, in all splits
+        self._numbers: bool | None = None  # whether times are numbers
 
     def add(
-        self, file: Path, place: int, texts: Sequence[str], label: str, slices: Sequence[str]
+        self,
+        file: Path,
+        place: int,
+        texts: Sequence[str],
+        label: str,
+        slices: Sequence[str],
+        key: str = "",
     ) -> None:
-        """Count one row; note it if a text or its label is empty."""
+        """Count one row; note it if a text, its label or what it is split by is of no use."""
         self.rows += 1
         words = 0
         for name, text in zip(self.texts, texts, strict=True):
@@ -51,6 +79,29 @@ class Tally:
         for seen, value in zip(self.slices.values(), slices, strict=True):
             if len(seen) <= MOST_SLICES:
                 seen.add(value)
+        number = self._key(file, place, key) if self.rule.column else 0
+        self.ledger.add(file, place, hash(tuple(texts)), self._ids.get(label, _NO_LABEL), number)
+
+    def _key(self, file: Path, place: int, cell: str) -> int:
+        """A row's time, or a hash of its group."""
+        name, what = self.rule.column, "the column that the rows are split by"
+        if not cell.strip():
+            advice = "Fill it in or take the row out."
+            self.faults.add(file, place, f"empty cell in {name!r}, {what}", advice)
+            return 0
+        if self.rule.by == "group":
+            return hash(cell)
+        try:
+            number, time = is_number(cell), read_time(cell)
+        except ValueError:
+            what = f"no time in {name!r}, {what}"
+            self.faults.add(file, place, what, f"Expected {TIME_FORMATS}.", f": {cell[:40]!r}")
+            return 0
+        if self._numbers not in (None, number):
+            what = f"{name!r} mixes dates and whole numbers, and is {what}"
+            self.faults.add(file, place, what, "Write all of them alike.", f": {cell!r}")
+        self._numbers = number
+        return time
 
     def _new_label(self, file: Path, place: int, label: str) -> None:
         if not label or label.isspace():
@@ -66,6 +117,7 @@ class Tally:
             )
         elif len(self.labels) < MOST_LABELS:
             self.labels[label] = 1
+            self._ids.setdefault(label, len(self._ids))
             self.first[label] = (file, place)
         else:
             self.too_many = True
@@ -97,6 +149,11 @@ class Tally:
         """The label as it comes out of TFX: without sign, zeros and spaces where all are whole."""
         return str(int(label)) if self.types.get(self.label) == INT else label
 
+    def names(self) -> list[tuple[str, ...]]:
+        """Each row's label as it comes out of TFX, in the rows' order."""
+        known = [(self.canonical(label),) for label in self._ids]
+        return [known[number] for number in self.ledger.labels]
+
     @property
     def some(self) -> str:
         """A few labels, for a message."""
@@ -109,9 +166,15 @@ def same_columns(file: Path, found: list[str], tally: Tally, columns: Columns) -
     Raises:
         Unreadable: there was such a fault.
     """
-    texts, label, slices = columns
+    texts, label, slices, rule = columns
     header = 1 if tally.faults.unit == "line" else None
-    uses = {**dict.fromkeys(slices, "slice"), **dict.fromkeys(texts, "text"), label: "label"}
+    key = {rule.column: f"{rule.by} to split by (data.split)"} if rule.column else {}
+    uses = {
+        **key,
+        **dict.fromkeys(slices, "slice"),
+        **dict.fromkeys(texts, "text"),
+        label: "label",
+    }
     missing = [name for name in uses if name not in found]
     for name in missing:
         near = [one for one in found if one.strip().lower() == name.strip().lower()]
@@ -153,6 +216,10 @@ def judge(
             f"column {name!r} holds nothing but numbers, and it is to be the text",
             f"Is it the right column? The columns are: {listed(trained.columns)}.",
         )
+    rule = columns.rule
+    if rule.by == "group" and trained.types.get(rule.column) == FLOAT:
+        what = f"column {rule.column!r} holds numbers that are not whole, and is to be the group"
+        faults.add(place, None, what, "TFX groups by strings and whole numbers: write it as these.")
     if fault := _labels_fault(trained):
         faults.add(place, None, *fault)
     elif trained.split == "all" and trained.rows < FEWEST_ROWS:

@@ -25,14 +25,14 @@ def read_tfrecord(file: Path, tally: Tally, columns: Columns, _: list[str]) -> s
     Raises:
         Unreadable: the file cannot be used; the fault is noted.
     """
-    used = list(dict.fromkeys([*columns[0], columns[1], *columns[2]]))
+    used, key = columns.used, columns.rule.column
     for row, record in enumerate(read_records(file, tally.faults), 1):
         features = _features(file, row, record, tally.faults)
         if row == 1:
             _look_at_first(file, features, used, tally, columns)
         values = {name: _value(file, row, name, features, tally) for name in used}
         texts, slices = ([values[name] for name in names] for names in (columns[0], columns[2]))
-        tally.add(file, row, texts, values[columns[1]], slices)
+        tally.add(file, row, texts, values[columns[1]], slices, values[key] if key else "")
     return sha256(file)
 
 
@@ -74,7 +74,7 @@ def _features(file: Path, row: int, record: bytes, faults: Faults) -> dict[str, 
     from google.protobuf.message import DecodeError
 
     try:
-        example = _example_class().FromString(record)
+        example = example_class().FromString(record)
     except DecodeError:
         raise faults.stop(file, row, "not a tf.train.Example", _AGAIN) from None
     return {entry.key: entry.value for entry in example.features.feature}
@@ -118,7 +118,7 @@ def _value(file: Path, row: int, name: str, features: dict[str, Any], tally: Tal
 
 
 @functools.cache
-def _example_class() -> Any:
+def example_class() -> Any:
     """tf.train.Example, declared here: importing its module imports all of TensorFlow.
 
     Source: tensorflow/core/example/{example,feature}.proto. A map travels as its entries.

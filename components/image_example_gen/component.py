@@ -11,6 +11,7 @@ from tfx.proto import example_gen_pb2
 
 from ...errors import ConfigError
 from ..names import SPLITS, plain
+from ..row_split.rule import Rule
 from . import executor
 from .sample import FEATURES
 
@@ -19,9 +20,10 @@ class ImageExampleGen(FileBasedExampleGen):
     """Pictures to TFX's Examples: `image` (the file's bytes as they are), `path`, the labels, and
     the further columns of a CSV, all of them bytes.
 
-    One source is split 8:1:1 by a hash of each picture's content; where eval alone is missing, a
-    tenth of train is it. The pictures that were left out are listed in `skipped.jsonl`, beside the
-    splits' folders, and counted in the Examples' custom property `skipped`.
+    One source is split by a hash of each picture's content, if the rule says no more; where eval
+    alone is missing, a tenth of train is it. The pictures that were left out are listed in
+    `skipped.jsonl`, beside the splits' folders, and counted in the Examples' custom property
+    `skipped`.
 
     Args:
         sources: a path per split (train, eval, test), or one under `all`; see `list_pictures`.
@@ -29,6 +31,7 @@ class ImageExampleGen(FileBasedExampleGen):
         multi_label: whether a picture may have any number of labels.
         on_bad_image: `fail`, or `skip` to leave out what TensorFlow cannot read.
         fingerprint: a hash of the content, for TFX's cache.
+        rule: which pictures are taken, and how one source is split; all, and 8:1:1, if None.
 
     Raises:
         ConfigError: an argument cannot be used.
@@ -47,6 +50,7 @@ class ImageExampleGen(FileBasedExampleGen):
         multi_label: bool,
         on_bad_image: str,
         fingerprint: str,
+        rule: Rule | None = None,
     ) -> None:
         """Checks the arguments and packs them for the executor."""
         _check(sources, label, on_bad_image)
@@ -65,6 +69,7 @@ class ImageExampleGen(FileBasedExampleGen):
                 multi_label=multi_label,
                 on_bad_image=on_bad_image,
                 fingerprint=fingerprint,
+                rule=(rule or Rule()).to_dict(),
             ),
         )
 

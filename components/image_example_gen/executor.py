@@ -15,6 +15,7 @@ from tfx.utils import proto_utils
 
 from ...errors import DataError
 from ..faults import Faults
+from ..row_split.rule import Rule
 from . import idx
 from .ingest import Bad, ingest, read_skipped
 from .listing import Listing, list_pictures, output_splits
@@ -39,7 +40,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         self._log_startup(input_dict, output_dict, exec_properties)
         settings = read_settings(exec_properties[standard_component_specs.CUSTOM_CONFIG_KEY])
         sources = settings["sources"]
-        splits = output_splits(sources)
+        rule = Rule(**settings["rule"])
+        splits = output_splits(sources, rule)
         artifacts = output_dict[standard_component_specs.EXAMPLES_KEY]
         examples = artifact_utils.get_single_instance(artifacts)
         examples.split_names = artifact_utils.encode_split_names(splits)
@@ -47,7 +49,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         try:
             listing = _list(settings)
             with self._make_beam_pipeline() as pipeline:
-                ingest(pipeline, listing, settings["label"], examples.uri, folders)
+                ingest(pipeline, listing, settings["label"], examples.uri, folders, rule)
         finally:
             idx.forget()
         bad = read_skipped(examples.uri)

@@ -19,9 +19,11 @@ import tensorflow as tf
 from tfx.components.example_gen.write_split import DEFAULT_TF_RECORD_FILE_NAME
 
 from ..names import SPLITS
+from ..row_split.gather import find_cuts, find_highest
+from ..row_split.rule import END, Cuts, Key, Rule
 from ..sizes import Sizes, merged, to_json
 from .listing import Listing
-from .sample import FEATURES, Picture, final_split, look, read
+from .sample import FEATURES, Picture, key_of, look, read
 
 SKIPPED = "skipped.jsonl"  # beside the splits' folders
 SIZES = "sizes.json"  # there, too
@@ -32,10 +34,16 @@ _BAD, _SIZES = "bad", "sizes"
 
 Bad = tuple[str, str]  # path, reason
 Batch = list[tuple[int, str, Picture]]  # position, split, picture
+Looked = tuple[int, str, Picture, Key, tuple[int, int]]  # and width and height
 
 
 def ingest(
-    pipeline: beam.Pipeline, listing: Listing, label: str, uri: str, folders: Mapping[str, str]
+    pipeline: beam.Pipeline,
+    listing: Listing,
+    label: str,
+    uri: str,
+    folders: Mapping[str, str],
+    rule: Rule,
 ) -> None:
     """Add the steps to a pipeline.
 
@@ -46,17 +54,20 @@ def ingest(
         uri: the folder for SKIPPED, a line of JSON ({"path", "reason"}) per picture left out, and
             for SIZES: {split: {"width": `Sizes.to_json`, "height": ...}}.
         folders: where each split's files go.
+        rule: which pictures are taken, and how they are split.
     """
     looked = (
         pipeline
         | "Pictures" >> beam.Create([_pack(batch) for batch in mixed(listing)])
-        | "Look"
-        >> beam.ParDo(_Look(list(listing), _shards(listing))).with_outputs(_BAD, _SIZES, main="ok")
+        | "Look" >> beam.ParDo(_Look(rule)).with_outputs(_BAD, main="ok")
     )
+    shards = _shards(listing, rule)
+    place = beam.ParDo(_Place(rule, list(listing), shards), *_gather(looked.ok, listing, rule))
+    placed = looked.ok | "Place" >> place.with_outputs(_SIZES, main="ok")
     lost = (
-        looked.ok
+        placed.ok
         | "Group" >> beam.GroupByKey()
-        | "Write" >> beam.ParDo(_Write(label, dict(folders), _shards(listing)))
+        | "Write" >> beam.ParDo(_Write(label, dict(folders), shards))
     )
     _ = (
         (looked[_BAD], lost)
@@ -65,7 +76,7 @@ def ingest(
         | "WriteBad" >> beam.Map(_write_skipped, uri)
     )
     _ = (
-        looked[_SIZES]
+        placed[_SIZES]
         | "GatherSizes" >> beam.combiners.ToList()
         | "WriteSizes" >> beam.Map(_write_sizes, uri)
     )
@@ -90,15 +101,34 @@ def _unpack(packed: bytes) -> list[Any]:
     return pictures
 
 
-def _shards(listing: Listing) -> dict[str, int]:
+def _gather(looked: beam.PCollection, listing: Listing, rule: Rule) -> tuple[Any, Any]:
+    """(highest rank taken by given split, cuts): what all pictures together say, if need be."""
+    highest: Any = dict.fromkeys(listing, END)
+    cuts: Any = Cuts()
+    if rule.sample is not None:
+        keys = {
+            split: looked | f"Keys[{split}]" >> beam.FlatMap(_keys, split, highest)
+            for split in listing
+        }
+        highest = beam.pvalue.AsSingleton(find_highest(keys, rule.sample))
+    if "all" in listing and rule.by in ("label", "time"):
+        taken = looked | "Taken" >> beam.FlatMap(_keys, "all", highest)
+        cuts = beam.pvalue.AsSingleton(find_cuts(taken, rule))
+    return highest, cuts
+
+
+def _keys(packed: bytes, split: str, highest: dict[str, int]) -> list[Key]:
+    pictures: list[Looked] = _unpack(packed)
+    return [key for _, given, _, key, _ in pictures if given == split and key[0] <= highest[split]]
+
+
+def _shards(listing: Listing, rule: Rule) -> dict[str, int]:
     """How many files each split gets; training reads several at once."""
     count = {split: len(pictures) for split, pictures in listing.items()}
-    expected = {
-        split: count.get(split, (count.get("all") or count.get("train", 0)) // 10)
-        for split in SPLITS
-    }
+    expected = {split: count.get(split, count.get("train", 0) // 10) for split in SPLITS}
     if "all" in count:
-        expected["train"] = count["all"] * 8 // 10
+        rows, parts = min(count["all"], rule.sample or count["all"]), sum(rule.ratios.values())
+        expected = {split: rows * rule.ratios[split] // parts for split in rule.splits}
     return {
         split: min(_MOST_SHARDS, max(1, rows // _PICTURES_PER_SHARD))
         for split, rows in expected.items()
@@ -106,28 +136,43 @@ def _shards(listing: Listing) -> dict[str, int]:
 
 
 class _Look(beam.DoFn):
-    """Batch -> ((final split, shard), pictures); and, tagged, those that are bad, and how large
-    the good ones are."""
+    """Batch -> the pictures with their keys and sizes; and, tagged, those that are bad."""
 
-    def __init__(self, given: list[str], shards: dict[str, int]) -> None:
-        self.given, self.shards = given, shards
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
 
     def process(self, packed: bytes) -> Iterator[Any]:
-        found: dict[tuple[str, int], list[Picture]] = {}
-        sizes: dict[str, dict[str, Sizes]] = {}
+        found: list[Looked] = []
         for position, split, picture in _unpack(packed):
             seen, digest = look(picture)
             if seen.fault:
                 yield beam.pvalue.TaggedOutput(_BAD, (picture.path, seen.reason))
             else:
-                end = final_split(digest, split, self.given)
+                key, size = key_of(picture, digest, self.rule), (seen.width, seen.height)
+                found.append((position, split, picture, key, size))
+        yield _pack(found)
+
+
+class _Place(beam.DoFn):
+    """Pictures with their keys -> ((final split, shard), pictures); and, tagged, their sizes."""
+
+    def __init__(self, rule: Rule, given: list[str], shards: dict[str, int]) -> None:
+        self.rule, self.given, self.shards = rule, given, shards
+
+    def process(self, packed: bytes, highest: dict[str, int], cuts: Cuts) -> Iterator[Any]:
+        found: dict[tuple[str, int], list[Picture]] = {}
+        sizes: dict[str, dict[str, Sizes]] = {}
+        pictures: list[Looked] = _unpack(packed)
+        for position, split, picture, key, (width, height) in pictures:
+            if key[0] <= highest[split]:
+                end = self.rule.place(key, cuts, split, self.given)
                 found.setdefault((end, position % self.shards[end]), []).append(picture)
                 sides = sizes.setdefault(end, {"width": Sizes(), "height": Sizes()})
-                sides["width"].add(seen.width)
-                sides["height"].add(seen.height)
+                sides["width"].add(width)
+                sides["height"].add(height)
         yield beam.pvalue.TaggedOutput(_SIZES, sizes)
-        for key, pictures in found.items():
-            yield key, _pack(pictures)
+        for place, ones in found.items():
+            yield place, _pack(ones)
 
 
 class _Write(beam.DoFn):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..faults import Faults, counted, listed
 from ..names import SPLITS
+from ..row_split.rule import Rule
 from . import idx
 from .folders import ClassFolders, is_picture, readable, split_folders, visible
 from .sample import Picture
@@ -56,13 +57,20 @@ def list_pictures(
     return found
 
 
-def output_splits(sources: Mapping[str, str]) -> list[str]:
-    """The splits that the Examples will have, by a look at the sources' first level only."""
+def output_splits(sources: Mapping[str, str], rule: Rule | None = None) -> list[str]:
+    """The splits that the Examples will have, by a look at the sources' first level only.
+
+    Args:
+        sources: as `list_pictures` takes them.
+        rule: how one source is split; 8:1:1 if None.
+    """
     keys = set(sources)
     if "all" in keys:
         root = Path(sources["all"]).expanduser()
         keys = set(_keys(root)) if root.is_dir() else keys
-    if "all" in keys or {"train", "test"} <= keys:
+    if "all" in keys:
+        return (rule or Rule()).splits
+    if {"train", "test"} <= keys:
         return list(SPLITS)
     return [split for split in SPLITS if split in keys]
 

@@ -2,11 +2,11 @@
 
 import hashlib
 import os
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..faults import Unreadable
+from ..row_split.rule import Key, Rule, read_time
 from . import idx
 from .picture import Inspection, inspect
 
@@ -87,18 +87,22 @@ def _row(file: str, index: int) -> "np.ndarray":
         raise OSError(None, "the idx file was changed during the run") from None
 
 
-def final_split(digest: str, split: str, given: Collection[str]) -> str:
-    """The split that a picture ends in: by its content where there is a choice, so that copies of
-    one picture fall into one split.
+def key_of(picture: Picture, digest: str, rule: Rule) -> Key:
+    """What decides whether a picture is taken, and its split: its content, so that copies of one
+    picture fall into one split; and its label or a CSV's column, if the rule is by that.
 
     Args:
+        picture: as it was listed.
         digest: as `look` returns it.
-        split: the one it was listed under; `all` is split 8:1:1.
-        given: every split that was listed; a tenth of train is eval where that alone is missing.
+        rule: how pictures fall to splits.
+
+    Raises:
+        ValueError: the rule is by time, and the picture has none.
     """
-    bucket = int(digest, 16) % 10
-    if split == "all":
-        return "train" if bucket < 8 else "eval" if bucket == 8 else "test"
-    if split == "train" and "test" in given and "eval" not in given:
-        return "train" if bucket < 9 else "eval"
-    return split
+    cell = dict(picture.columns).get(rule.column, "")
+    return rule.key(
+        bytes.fromhex(digest),
+        label=picture.labels[0] if rule.by == "label" else None,
+        group=cell.encode(),
+        time=read_time(cell) if rule.by == "time" else 0,
+    )

@@ -30,7 +30,9 @@ from espalier.components.image_example_gen.component import ImageExampleGen
 from espalier.components.image_example_gen.executor import Executor
 from espalier.components.image_example_gen.listing import list_pictures, output_splits
 from espalier.components.image_example_gen.picture import MAX_PIXELS, NOTES, inspect
-from espalier.components.image_example_gen.sample import Picture, final_split, look, read
+from espalier.components.image_example_gen.sample import Picture, key_of, look, read
+from espalier.components.row_split.rule import END, Cuts, Rule
+from espalier.pipeline.image_rows import check_images
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 RNG = np.random.default_rng(0)
@@ -586,6 +588,11 @@ def test_idx_without_its_other_half(tmp_path: Path) -> None:
 
 def test_copies_fall_into_one_split_and_the_shares_are_right() -> None:
     digests = [hashlib.sha256(str(n).encode()).hexdigest() for n in range(4000)]
+    rule, picture = Rule(), Picture("a.png", "a.png", labels=("a",))
+
+    def final_split(digest: str, split: str, given: list[str]) -> str:
+        return rule.place(key_of(picture, digest, rule), Cuts(), split, given)
+
     whole = Counter(final_split(one, "all", ["all"]) for one in digests)
     assert whole["train"] / 4000 == pytest.approx(0.8, abs=0.03)
     assert whole["eval"] / 4000 == pytest.approx(0.1, abs=0.02)
@@ -728,6 +735,63 @@ def test_large_splits_are_written_as_several_files(tmp_path: Path) -> None:
     assert len(ran.all_rows) == 3000
 
 
+RULES = {
+    "ratios": Rule({"train": 6, "eval": 4}),
+    "label": Rule(by="label"),
+    "group": Rule(by="group", column="site"),
+    "time": Rule(by="time", column="day"),
+    "sample": Rule(by="label", sample=60),
+}
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES.keys())
+def test_a_rule_splits_as_the_preflight_check_has_counted(tmp_path: Path, rule: Rule) -> None:
+    put(tmp_path, [f"x/{n}.png" for n in range(120)])
+    rows = [f"x/{n}.png,{'ab'[n % 3 == 0]},{n % 9},2024-{n % 12 + 1:02}-01" for n in range(120)]
+    table = tmp_path / "all.csv"
+    table.write_text("\n".join(["path,label,site,day", *rows]))
+    expected = check_images(
+        {"all": str(table)}, label="label", multi_label=False, on_bad_image="fail", rule=rule
+    ).fallen
+    ran = Ran(tmp_path, table, rule=rule)
+    assert expected is not None
+    assert {split: len(rows) for split, rows in ran.rows.items() if rows} == expected.rows
+    assert sum(expected.rows.values()) == (rule.sample or 120)
+    found = {
+        split: {name: {row[name][0] for row in rows} for name in ("label", "site", "day")}
+        for split, rows in ran.rows.items()
+    }
+    if rule.by == "label":
+        assert found["eval"]["label"] == found["test"]["label"] == {b"a", b"b"}
+    if rule.by == "group":
+        assert sum(len(values["site"]) for values in found.values()) == 9
+    if rule.by == "time":
+        assert max(found["train"]["day"]) < min(found["eval"]["day"])
+        assert max(found["eval"]["day"]) < min(found["test"]["day"])
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (Rule(by="group", column="place"), "no column 'place', which is to be the group to split"),
+        (Rule(by="time", column="day"), r"is no time: '1.4.2024', of x/3.png. Expected 2024-05-31"),
+        (Rule(by="group", column="site"), r"is empty \(2 rows.*|is empty: x/0.png"),
+    ],
+)
+def test_a_rule_that_pictures_cannot_follow(tmp_path: Path, rule: Rule, message: str) -> None:
+    put(tmp_path, [f"x/{n}.png" for n in range(40)])
+    rows = [f"x/{n}.png,{'ab'[n % 2]},{n or ''},{'1.4.2024' if n == 3 else n}" for n in range(40)]
+    (tmp_path / "all.csv").write_text("\n".join(["path,label,site,day", *rows]))
+    arguments = {"label": "label", "multi_label": False, "on_bad_image": "fail", "rule": rule}
+    with pytest.raises(DataError, match=message):
+        check_images({"all": str(tmp_path / "all.csv")}, **arguments)  # type: ignore[arg-type]
+    folders = put(
+        tmp_path / "p", [f"{split}/{c}/1.png" for split in ("train", "eval") for c in "ab"]
+    )
+    with pytest.raises(DataError, match="data.split, and the pictures are in train and eval"):
+        check_images({"all": str(folders)}, **arguments)  # type: ignore[arg-type]
+
+
 def test_a_split_without_pictures_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no picture in (eval|test)"):
         Ran(tmp_path, put(tmp_path / "p", CATS))
@@ -744,10 +808,11 @@ def test_beam_is_handed_paths_and_never_pictures(tmp_path: Path) -> None:
     listing = Listed(tmp_path).found
     batches = ingest.mixed(listing)
     assert [len(batch) for batch in batches] == [200, 200, 200]
-    judge = ingest._Look(["all"], ingest._shards(listing))
-    judged = [one for batch in batches for one in judge.process(ingest._pack(batch))]
-    passed = [one for one in judged if not isinstance(one, TaggedOutput)]
-    assert {one.tag for one in judged if isinstance(one, TaggedOutput)} == {"sizes"}
+    looked = [one for batch in batches for one in ingest._Look(Rule()).process(ingest._pack(batch))]
+    place = ingest._Place(Rule(), ["all"], ingest._shards(listing, Rule()))
+    placed = [one for packed in looked for one in place.process(packed, {"all": END}, Cuts())]
+    passed = [one for one in placed if not isinstance(one, TaggedOutput)]
+    assert {one.tag for one in placed if isinstance(one, TaggedOutput)} == {"sizes"}
     pictures = [picture for _, found in passed for picture in ingest._unpack(found)]
     assert sorted(pictures, key=lambda one: one.path) == listing["all"]
     assert all(key in {("train", 0), ("eval", 0), ("test", 0)} for key, _ in passed)

@@ -14,11 +14,14 @@ from typing import Any
 
 import boto3
 import pytest
+import tensorflow as tf
+import yaml
 from moto.server import ThreadedMotoServer
 
 from espalier import Config, Predictor, RunResult, run
 from espalier.kubeflow import entrypoint
 from espalier.kubeflow.compiling import compile_pipeline
+from espalier.pipeline import preflight
 from espalier.pipeline.store import Store
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -155,6 +158,33 @@ def reviews(cluster: Cluster, small_bert: Path, tmp_path_factory: pytest.TempPat
     both = Both(tmp_path_factory.mktemp("reviews"), "reviews.yaml", settings, cluster)
     both.same(*both.run())
     return both
+
+
+def test_rows_are_split_there_as_here(cluster: Cluster, tmp_path: Path) -> None:
+    rows = [f"text number {n},{'ab'[n % 5 == 0]}" for n in range(200)]
+    (tmp_path / "rows.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    config = Config(
+        name="split",
+        data={
+            "csv": str(tmp_path / "rows.csv"), "text": "text", "label": "label",
+            "split": {"by": "label"}, "sample": 100,
+        },
+        model={"family": "bert", "start": "tiny"},
+        push={"to": str(tmp_path / "models")},
+    )  # fmt: skip
+    spec = yaml.safe_load(compile_pipeline(config, image="espalier:test"))
+    tasks = spec["root"]["dag"]["tasks"]
+    spec["root"]["dag"]["tasks"] = {"ExampleGen": tasks["ExampleGen"]}
+    task = cluster.execute(yaml.safe_dump(spec), ROOT)["ExampleGen"]
+    assert task.state == "SUCCEEDED", task.error
+    there = cluster.artifact(task, "examples", tmp_path / "examples")
+    found = {folder.name: str(next(folder.iterdir())) for folder in there.iterdir()}
+    counts = {
+        name: sum(1 for _ in tf.data.TFRecordDataset(file, "GZIP")) for name, file in found.items()
+    }
+    expected = preflight.check(config).fallen
+    assert expected is not None
+    assert counts == {f"Split-{split}": rows for split, rows in expected.rows.items()}
 
 
 def test_nothing_is_pushed_twice(reviews: Both) -> None:

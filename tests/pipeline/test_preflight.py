@@ -28,6 +28,7 @@ from espalier.pipeline.tfrecord import masked_crc32c
 
 HEADER = b"text,label\n"
 GOOD = b"".join(b"some words here,%s\n" % (b"yes", b"no")[n % 2] for n in range(30))  # lines 2-31
+ROWS = b"".join(b"some words %d,%s\n" % (n, (b"yes", b"no")[n % 2]) for n in range(120))
 
 
 def look(folder: Path, content: bytes, **columns: Any) -> DataReport:
@@ -642,14 +643,14 @@ def job(folder: Path, **changes: Any) -> Config:
 
 
 def test_check_writes_and_loads_nothing(tmp_path: Path) -> None:
-    (tmp_path / "data.csv").write_bytes(HEADER + GOOD)
+    (tmp_path / "data.csv").write_bytes(HEADER + ROWS)
     before = sorted(tmp_path.iterdir())
-    assert check(job(tmp_path)).rows == {"all": 30}
+    assert check(job(tmp_path)).rows == {"all": 120}
     assert sorted(tmp_path.iterdir()) == before
 
 
 def test_check_finds_a_schema_that_is_none(tmp_path: Path) -> None:
-    (tmp_path / "data.csv").write_bytes(HEADER + GOOD)
+    (tmp_path / "data.csv").write_bytes(HEADER + ROWS)
     data = {"csv": str(tmp_path / "data.csv"), "text": "text", "label": "label"}
     schema = tmp_path / "schema.pbtxt"
     config = job(tmp_path, data={**data, "schema": str(schema)})
@@ -659,20 +660,14 @@ def test_check_finds_a_schema_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"data\.schema: .*has no `feature \{`"):
         check(config)
     schema.write_text('feature {\n  name: "text"\n}\n')
-    assert check(config).rows == {"all": 30}
+    assert check(config).rows == {"all": 120}
 
 
 def test_check_warns_of_texts_that_will_be_cut(tmp_path: Path) -> None:
-    (tmp_path / "data.csv").write_bytes(HEADER + GOOD * 5 + b"long " * 20 + b",yes\n")
+    (tmp_path / "data.csv").write_bytes(HEADER + ROWS + b"long " * 20 + b",yes\n")
     assert check(job(tmp_path)).warnings == []
     (tmp_path / "data.csv").write_bytes(
-        HEADER
-        + GOOD * 4
-        + b"w " * 20
-        + b",yes\n"
-        + b"v " * 20 * 1
-        + b",no\n"
-        + (b"x " * 20 + b",no\n") * 20
+        HEADER + ROWS + b"".join(b"w " * 19 + b"%d,no\n" % n for n in range(22))
     )
     (warning,) = check(job(tmp_path)).warnings
     assert "sequence_length is 16 tokens, and 5 % of the rows have 20 words or more" in warning
@@ -680,7 +675,7 @@ def test_check_warns_of_texts_that_will_be_cut(tmp_path: Path) -> None:
 
 def test_check_warns_of_splits_that_get_mixed(tmp_path: Path) -> None:
     for name in ("train", "test"):
-        (tmp_path / f"{name}.csv").write_bytes(HEADER + GOOD * 3)
+        (tmp_path / f"{name}.csv").write_bytes(HEADER + ROWS)
     data = {"csv": str(tmp_path / "*.csv"), "text": "text", "label": "label"}
     (warning,) = check(job(tmp_path, data=data)).warnings
     assert "the files for test and train, by their names, are mixed" in warning
@@ -716,7 +711,7 @@ def test_a_label_before_a_text_of_several_lines_is_no_row_of_its_own(tmp_path: P
 def test_freezing_more_than_there_is_stops_before_a_run(
     tmp_path: Path, train: dict[str, Any]
 ) -> None:
-    (tmp_path / "data.csv").write_bytes(HEADER + GOOD)
+    (tmp_path / "data.csv").write_bytes(HEADER + ROWS)
     with pytest.raises(ConfigError, match="train.freeze is 3, and this model has 2 parts"):
         check(job(tmp_path, train=train))
 
@@ -729,7 +724,7 @@ def test_a_search_may_not_freeze_more_either(tmp_path: Path) -> None:
 
 
 def small(make_bert: Any, tmp_path: Path, *steps: dict[str, Any]) -> Config:
-    (tmp_path / "data.csv").write_bytes(HEADER + GOOD)
+    (tmp_path / "data.csv").write_bytes(HEADER + ROWS)
     return Config(
         name="small", data={"csv": str(tmp_path / "data.csv"), "text": "text", "label": "label"},
         model={"family": "bert", "start": str(make_bert(tmp_path / "bert")), "sequence_length": 16},
