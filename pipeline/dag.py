@@ -84,13 +84,13 @@ def create_pipeline(
         label=config.data.label_column,
         texts=config.data.texts,
     )
-    transform, *tuner, trainer = _learn(config, start, examples, schema)
+    baseline = _baseline(config, resolver).with_id("LatestBlessed")
+    transform, *tuner, trainer = _learn(config, start, examples, schema, baseline)
     transform.add_upstream_node(gate)
     model, report, compressor = trainer.outputs["model"], None, []
     if config.compress:
         compressor = [_compressor(config, examples, transform, trainer)]
         model, report = (compressor[0].outputs[key] for key in ("compressed_model", "report"))
-    baseline = _baseline(config, resolver).with_id("LatestBlessed")
     evaluator = Evaluator(
         examples=examples.outputs["examples"],
         model=model,
@@ -125,7 +125,9 @@ def create_pipeline(
     )
     nodes = [examples, statistics, schema, validator, gate]
     nodes += [transform, *tuner, trainer, *compressor]
-    nodes += [evaluator, check, pusher] if accept else [baseline, evaluator, check, pusher]
+    nodes += [evaluator, check, pusher]
+    if not accept or steps.continues(config):
+        nodes.append(baseline)
     return Pipeline(
         pipeline_name=config.name,
         pipeline_root=str(config.home / "artifacts"),
@@ -216,7 +218,7 @@ def _schema(config: Config, statistics: StatisticsGen) -> Any:
     return SchemaGen(statistics=statistics.outputs["statistics"], infer_feature_shape=True)
 
 
-def _learn(config: Config, start: str, examples: Any, schema: Any) -> list[Any]:
+def _learn(config: Config, start: str, examples: Any, schema: Any, baseline: Any) -> list[Any]:
     """Transform, the Tuner if there is a search, and the Trainer."""
     transform = Transform(
         examples=examples.outputs["examples"],
@@ -237,6 +239,7 @@ def _learn(config: Config, start: str, examples: Any, schema: Any) -> list[Any]:
     trainer = Trainer(
         run_fn="espalier.trainer.run.run_fn",
         hyperparameters=tuner[0].outputs["best_hyperparameters"] if tuner else None,
+        base_model=baseline.outputs["model"] if steps.continues(config) else None,
         custom_config=steps.trainer(config, start),
         **given,
     )

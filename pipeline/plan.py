@@ -70,7 +70,8 @@ def plan(
     """
     told = steps.told(config, data=data, start=start, accept=accept)
     found = _Past(config) if database(config.home).exists() else None
-    taken, planned = steps.takes(config), {}
+    taken, last = steps.takes(config), steps.last_pushed(config, accept)
+    planned: dict[str, Step] = {}
     for name, settings in told.items():
         if not cache:
             planned[name] = Step(name, True, "--no-cache")
@@ -80,8 +81,8 @@ def plan(
             inputs = taken[name]
             first = next((p for p, _ in inputs.values() if planned[p].runs), None)
             expected = None if first else _inputs(inputs, planned)
-            if name == "Evaluator" and expected is not None and not accept:
-                expected |= found.baseline()
+            if name in last and expected is not None:
+                expected |= found.baseline(last[name])
             planned[name] = found.step(name, settings, expected, first)
     return [*planned.values(), Step("Pusher", True, "always")]
 
@@ -102,11 +103,11 @@ class _Past:
             for node in nodes:
                 self._nodes.setdefault(node.name, []).insert(0, node)  # the newest first
 
-    def baseline(self) -> dict[str, tuple[int, ...]]:
-        """The model that was pushed last, as `LastPushed` resolves it."""
+    def baseline(self, key: str) -> dict[str, tuple[int, ...]]:
+        """The model that was pushed last, as `LastPushed` resolves it, under this key."""
         pushes = [output for output in self._pushed if output.properties.get("pushed") == 1]
         last = max(pushes, key=lambda push: push.id, default=None)
-        return {"baseline_model": (last.properties["model_id"],)} if last else {}
+        return {key: (last.properties["model_id"],)} if last else {}
 
     def step(
         self,
@@ -150,8 +151,9 @@ class _Past:
             return f"{upstream} runs"
         if not all(output.live for output in before[0].outputs.values()):
             return "its last result was deleted"
-        if name == "Evaluator":
-            return "another model is served than the last one was compared with"
+        if name in ("Evaluator", "Trainer"):
+            doing = "compared with" if name == "Evaluator" else "begun with"
+            return f"another model is served than the last one was {doing}"
         return "what it takes is not what the last one took"
 
 

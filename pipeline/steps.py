@@ -88,9 +88,20 @@ def training(config: Config, start: str) -> Told:
         **_reads(config),
         "checkpoint": start,
         "model": _plain(config.model),
-        "train": _plain(config.train),
+        "train": _plain(config.train, by_alias=True),
         "state_dir": str(config.home),
     }
+
+
+def continues(config: Config) -> bool:
+    """Whether training goes on from the model that was pushed last."""
+    return config.train.from_ == "last-blessed"
+
+
+def last_pushed(config: Config, accept: bool) -> dict[str, str]:
+    """Under which key which component takes the model that was pushed last."""
+    found = {} if accept else {"Evaluator": "baseline_model"}
+    return {**found, "Trainer": "base_model"} if continues(config) else found
 
 
 def tuner(config: Config, start: str) -> Told:
@@ -108,7 +119,7 @@ def compressor(config: Config) -> Told:
     the training changes no recipe."""
     return {
         "compress": _plain(config.compress),
-        "train": _plain(config.train),
+        "train": _plain(config.train, by_alias=True),
         "state_dir": str(config.home),
         "code": code_digest("trainer"),
     }
@@ -178,7 +189,7 @@ Taken = dict[str, tuple[str, str]]  # the input's key -> the component and its o
 
 
 def takes(config: Config) -> dict[str, Taken]:
-    """What each component takes of others; the Evaluator also takes the model pushed last."""
+    """What each component takes of others; see `last_pushed`, too."""
     examples, statistics = ("ExampleGen", "examples"), ("StatisticsGen", "statistics")
     schema, graph = ("SchemaGen", "schema"), ("Transform", "transform_graph")
     transformed = ("Transform", "transformed_examples")

@@ -410,6 +410,11 @@ def adopt(model: "keras.Model", unrolled: "keras.Model") -> None:
     unrolled.set_weights(model.get_weights())
 
 
+def resume(model: "keras.Model", unrolled: "keras.Model") -> None:
+    """Give `build`'s model the weights of `unrolled`: the reverse of `adopt`."""
+    model.set_weights(unrolled.get_weights())
+
+
 def serving_graph(settings: ImageSettings, ops: "Ops", layers: int | None = None) -> "Graph":
     """Return what a server computes, the function of the unrolled model; see `image_serving`."""
     from . import image_serving  # imports TensorFlow

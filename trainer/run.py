@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
 from . import augment as augment_
-from . import families, hardware, workers
+from . import continued, families, hardware, workers
 from .export import Columns, export
 from .fit import State, fit
 from .input import Source, batches, label_counts, weighted
@@ -57,6 +57,7 @@ def gather(fn_args: Any) -> dict[str, Any]:
         "transform_output": fn_args.transform_graph_path,
         "train_files": list(fn_args.train_files),
         "eval_files": list(fn_args.eval_files),
+        "base_model": fn_args.base_model or "",
     }
 
 
@@ -118,6 +119,7 @@ def fitted(
     tf.keras.utils.set_random_seed(settings.seed)
     (rows, counts), evaluation = label_counts(job.rows), label_counts(job.eval_rows)
     _check_labels((rows, counts), evaluation, job.labels)
+    before = continued.unrolled(job, learned)
     weights = {i: rows / len(counts) / n for i, n in counts.items()}
 
     def train_data(epoch: int) -> Any:
@@ -130,6 +132,8 @@ def fitted(
 
     with hardware.precision(settings.precision), strategy.scope():
         model = job.build(learned)
+        if before is not None:
+            job.family.resume(model, before)
         if settings.keep_sparsity:
             keep_zeros(model)
         state = fit(
@@ -164,7 +168,7 @@ def _export(job: "Job", unrolled: "keras.Model", learned: Any) -> None:
         given["serving_model_dir"],
         {
             "model": given["model"], "checkpoint": given["checkpoint"], "learned": learned,
-            **_tuned(given),
+            "continued": continued.is_wanted(given), **_tuned(given),
         },
         multi_label=given["multi_label"],
     )  # fmt: skip

@@ -55,6 +55,15 @@ class Stage(Section):
 class Train(Section):
     """The training loop's settings, the same for every family."""
 
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    from_: Literal["checkpoint", "last-blessed"] = Field(
+        "checkpoint",
+        alias="from",
+        description="last-blessed goes on from the model that was pushed last, with the data as "
+        "they are now; model.start is used as long as there is none. Labels and vocabulary must "
+        "be the same.",
+    )
     epochs: int = Field(3, ge=1, description="Passes over the training rows, at most.")
     batch_size: int = Field(32, ge=1, description="Rows per step, over all devices together.")
     optimizer: Literal["adamw", "adam", "sgd"] = Field(

@@ -14,6 +14,7 @@ from espalier.pipeline import contents
 from espalier.pipeline.runner import foresee
 from espalier.pipeline.store import Store
 from espalier.serving.predictor import newest_version
+from espalier.trainer.export import describe
 
 # Only the comparison decides: --accept waives that and no other limit.
 PLAIN = ["evaluate.at_least={}"]
@@ -175,12 +176,26 @@ def test_a_sweep_shares_what_it_can(mine: Any, good: RunResult) -> None:
     assert [bool(row["failure"]) for row in found["runs"]] == [False, True, False, True]
     assert "none" in found["runs"][1]["failure"]
     assert set(found["runs"][0]["metrics"]) == {"accuracy"}
-    assert set(found["runs"][2]["metrics"]) == {"loss", "auc"}
+    assert set(found["runs"][2]["metrics"]) == {"loss", "auc", "accuracy"}  # it has a limit
     for row in (found["runs"][0], found["runs"][2]):
         nodes = {n.name: n.state for n in Store(mine.config.home).nodes(row["run"])}
         assert nodes["Trainer"] == "cached" and nodes["Evaluator"] == "done"
         assert "Pusher" not in nodes
     assert served(mine) == before
+
+
+def test_a_training_goes_on_from_what_was_pushed_last(mine: Any, good: RunResult) -> None:
+    """With a rate of nearly nothing it stays what it was."""
+    goes_on = ["train.from=last-blessed", "train.epochs=1", "train.learning_rate=1e-9"]
+    config = Config.load(mine.yaml, [*PLAIN, *goes_on])
+    before = run(plain(mine))
+    result = foreseen(config)
+    assert result.metrics["overall"] == pytest.approx(before.metrics["overall"], abs=1e-6)
+    assert describe(served(mine))["continued"]
+    assert "version that was pushed before" in (
+        Path(served(mine), "assets.extra", "MODEL_CARD.md").read_text()
+    )
+    assert reasons(config)["Trainer"].startswith("another model is served")
 
 
 def test_the_command(mine: Any, good: RunResult) -> None:

@@ -113,6 +113,10 @@ def test_in_stock_layers_it_is_the_same_function(
     bert.adopt(model, unrolled)
     inputs = {"token_ids": IDS} | ({"segment_ids": SEGMENTS} if pair else {})
     np.testing.assert_allclose(unrolled(inputs), model(inputs), atol=1e-6)
+    other = build(make_bert(tmp_path / "bert", **config, seed=7), pair)
+    bert.resume(other, unrolled)
+    for mine, theirs in zip(other.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
     shallow = bert.unroll(settings, 3, bert.Learned(vocabulary_size=height, pair=pair), layers=1)
     names = [layer.name for layer in shallow.layers if layer.weights]
     assert "transformer_layer_0_query" in names and "transformer_layer_1_query" not in names

@@ -134,3 +134,15 @@ def copy_weights(model: "keras.Model", unrolled: "keras.Model") -> None:
                 target.set_weights([next(arrays).reshape(w.shape) for w in target.weights])
         elif layer.weights:
             unrolled.get_layer(layer.name).set_weights(layer.get_weights())
+
+
+def give_back(model: "keras.Model", unrolled: "keras.Model") -> None:
+    """Give `bert.build`'s model the weights of `unrolled`, which has as many layers."""
+    for layer in model.layers:
+        if layer.name.startswith("transformer_layer_"):
+            parts = [unrolled.get_layer(f"{layer.name}_{part}") for part in _PARTS]
+            arrays = [array for part in parts for array in part.get_weights()]
+            shaped = zip(arrays, layer.get_weights(), strict=True)
+            layer.set_weights([array.reshape(old.shape) for array, old in shaped])
+        elif layer.weights:
+            layer.set_weights(unrolled.get_layer(layer.name).get_weights())

@@ -326,7 +326,7 @@ def unroll(
     )
 
 
-adopt = _bert_unrolled.copy_weights
+adopt, resume = _bert_unrolled.copy_weights, _bert_unrolled.give_back
 
 
 def serving_graph(settings: Settings, ops: "Ops", layers: int | None = None) -> "Graph":

@@ -15,7 +15,7 @@ from ..settings import Augment, Section, Train
 FEWEST_EPOCHS = 3  # of a hyperband: it gives a trial a third of them first
 # These name other parts of the run, what the search itself begins with, or a file whose content
 # is looked at before anything runs.
-_NEVER = ("augment", "distribute", "seed", "stages", "weights")
+_NEVER = ("augment", "distribute", "from", "from_", "seed", "stages", "weights")
 
 
 class Range(Section):
@@ -166,6 +166,8 @@ def faults(
     if train.distribute == "multi_worker":
         reason = "a Tuner trains on one machine; leave train.distribute: multi_worker or this out"
         yield (), reason, train.distribute
+    if train.from_ == "last-blessed":
+        yield (), "trials begin with model.start; leave train.from or this out", train.from_
     if tune.search == "hyperband" and train.all_epochs < FEWEST_EPOCHS:
         yield (
             ("search",),
