@@ -98,7 +98,7 @@ def history(store: Store) -> History:
 def compared_with(history: History, run: str) -> Pushed | None:
     """The version that a run's model was, or would be, compared with; None if there was none."""
     baseline = history.runs[run].get("LatestBlessed")
-    if baseline:
+    if baseline and baseline.state == "done":  # else an earlier run's answer stands in for it
         found = baseline.outputs.get("pushed_model")
         return history.versions.get(found.properties["pushed_version"]) if found else None
     # With --accept nothing is compared.
