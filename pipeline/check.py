@@ -7,7 +7,7 @@ each row are looked at. TensorFlow is imported by the trial alone, in a process 
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from .splitting import LEFT_OUT
 
 _IMBALANCE = 10  # times the rows of the rarest label
 _LENGTH_STEP = 4  # tokens; batches are as long as their longest row, and a multiple of this
-_OVERHEAD = 25.0  # seconds of a run's other components, most of them imports
+_OVERHEAD = 40.0  # seconds of a run beside the steps: imports, the other components, the export
 _SECONDS_PER_ROW = 0.001  # of what they do with each row
 _TRIAL = "espalier.trainer.trial"
 Progress = Callable[[str], None]
@@ -166,31 +166,30 @@ def _look_at_lengths(config: Config, report: DataReport, found: Check) -> None:
 def _look_at_copies(config: Config, report: DataReport, found: Check) -> None:
     """Rows that are alike, by the hashes of their texts or pictures."""
     assert report.fallen is not None
-    what = "picture" if report.pictures else "row"
+    unit, content = ("picture", "content") if report.pictures else ("row", "text")
     rows = _Rows(report)
-    if len(rows.texts) < 2:
-        return
-    repeated, examples = rows.repeated()
-    found.duplicates = repeated
-    if repeated:
+    found.duplicates, example = rows.repeated()
+    if found.duplicates:
         found.warnings.append(
-            f"{counted(repeated, what)} the same as another, label and all: {examples}. Copies "
-            f"count twice in training, and in the score."
+            f"{counted(found.duplicates, unit)} with the {content} and the label of another: "
+            f"{example}. Copies count more than once in training, and in the score."
         )
-    found.conflicts, examples = rows.conflicting()
-    if found.conflicts:
+    found.conflicts, example = rows.conflicting()
+    if found.conflicts and not report.pictures:  # of which the pre-flight check has told
         found.warnings.append(
-            f"{counted(found.conflicts, what)} the same as another but for the label: {examples}. "
-            f"A model can learn one of the two at most."
+            f"{counted(found.conflicts, unit)} with the {content} of another and not its label: "
+            f"{example}. A model can learn one of the two at most."
         )
-    for pair, (count, examples) in rows.shared().items():
-        found.leaks[pair] = count
-        advice = "take the copies out"
+    shared = rows.shared()
+    found.leaks = {pair: count for pair, (count, _) in shared.items()}
+    if shared and not (report.pictures and "all" not in report.fallen.given):  # nor of these
+        counts = ", ".join(f"{counted(n, unit)} in both {pair}" for pair, n in found.leaks.items())
+        advice = "Take the copies out."
         if "all" in report.fallen.given and len(config.data.texts) == 1:
-            advice = f"keep copies together (data.split: {{group: {config.data.texts[0]}}})"
+            advice = f"To keep copies together: data.split: {{group: {config.data.texts[0]}}}."
         found.warnings.append(
-            f"{counted(count, what)} in both {pair}: {examples}. A score on what was trained on "
-            f"says nothing: {advice}."
+            f"{counts} ({next(iter(shared.values()))[1]}): a score on what was trained on says "
+            f"nothing. {advice}"
         )
 
 
@@ -214,15 +213,15 @@ class _Rows:
         self._same = self.texts[1:] == self.texts[:-1]
 
     def repeated(self) -> tuple[int, str]:
-        """How many rows have text and label of another, and two of them."""
+        """How many rows have text and label of another, and the first two of them."""
         again = np.flatnonzero(self._same & (self.labels[1:] == self.labels[:-1]))
-        return len(again), self._places(again[:1], again[:1] + 1)
+        return len(again), self._pair(again, again + 1)
 
     def conflicting(self) -> tuple[int, str]:
-        """How many rows have another's text and not its label, and two of them."""
+        """How many rows have another's text and not its label, and the first two of them."""
         apart = np.flatnonzero(self._same & (self.labels[1:] != self.labels[:-1]))
-        texts = np.unique(self.texts[apart])
-        return int(np.isin(self.texts, texts).sum()), self._places(apart[:1], apart[:1] + 1)
+        rows = np.isin(self.texts, np.unique(self.texts[apart])).sum()
+        return int(rows), self._pair(apart, apart + 1)
 
     def shared(self) -> dict[str, tuple[int, str]]:
         """By two splits: how many rows of the second are in the first, too, and two such rows."""
@@ -234,14 +233,18 @@ class _Rows:
             both = np.flatnonzero((mask >> first & mask >> second & 1) == 1)
             later = both[self.splits[both] == second]
             if len(later):
-                same = both[self.texts[both] == self.texts[later[0]]]
-                other = same[self.splits[same] == first][:1]
-                places = self._places(other, later[:1])
-                found[f"{SPLITS[first]} and {SPLITS[second]}"] = (len(later), places)
+                here = later[np.argmin(self._order[later])]
+                same = np.flatnonzero((self.texts == self.texts[here]) & (self.splits == first))
+                pair = f"{SPLITS[first]} and {SPLITS[second]}"
+                found[pair] = (len(later), self._pair(same[:1], np.array([here])))
         return found
 
-    def _places(self, *rows: Iterable[int]) -> str:
-        places = [self._order[row] for some in rows for row in some]
+    def _pair(self, ones: np.ndarray, others: np.ndarray) -> str:
+        """Where the pair of rows is whose first one was read first."""
+        if not len(ones):
+            return ""
+        chosen = np.argmin(self._order[ones])
+        places = (self._order[ones[chosen]], self._order[others[chosen]])
         return " and ".join(
             self._ledgers[self._owner[place]].place(int(self._row[place])) for place in places
         )

@@ -97,9 +97,14 @@ def test_copies_conflicts_and_leaks(tmp_path: Path) -> None:
     assert found.conflicts == 2 + 2 + 3 + 2  # three, four, one, new
     assert found.leaks == {"train and eval": 2, "train and test": 1, "eval and test": 2}
     said = "\n".join(found.warnings)
-    assert "9 rows the same as another but for the label" in said
-    assert f"1 row in both train and test: {tmp_path}/train.csv:2 and {tmp_path}/test.csv:2" in said
-    assert "take the copies out" in said
+    place = str(tmp_path)
+    assert f"2 rows with the text and the label of another: {place}/train.csv:2 and " in said
+    assert f"9 rows with the text of another and not its label: {place}/train.csv:" in said
+    assert (
+        "2 rows in both train and eval, 1 row in both train and test, 2 rows in both eval and test "
+        f"({place}/train.csv:2 and {place}/eval.csv:2)" in said
+    )
+    assert "Take the copies out." in said
 
 
 def test_copies_in_one_source_can_be_kept_together(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def test_an_interrupt_stays_one() -> None:
 
 def job(folder: Path) -> Config:
     """A configuration that passes every check before a run."""
-    rows = "".join(f"some words,{'yes' if n % 2 else 'no'}\n" for n in range(200))
+    rows = "".join(f"some words {n},{'yes' if n % 2 else 'no'}\n" for n in range(200))
     (folder / "data.csv").write_text(f"text,label\n{rows}")
     return Config(
         name="job",
