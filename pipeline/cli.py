@@ -12,6 +12,7 @@ from rich.markup import escape
 from ..errors import ConfigError
 from ..serving.commands import commands as serving_commands
 from ..terminal import console, errors
+from .diff_commands import commands as diff_commands
 from .drift_commands import commands as drift_commands
 from .explain_commands import commands as explain_commands
 from .version_commands import commands as version_commands
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 app.add_typer(serving_commands)
 app.add_typer(version_commands)
+app.add_typer(diff_commands)
 app.add_typer(drift_commands)
 app.add_typer(explain_commands)
 

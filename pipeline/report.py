@@ -180,13 +180,13 @@ def _data(context: Context) -> list[Block]:
             if found
             else page.text("No anomalies were found.")
         )
-    for split, statistics in _statistics(context).items():
+    for split, statistics in statistics_of(context).items():
         blocks += _labels(split, statistics, context.label)
         blocks.append(_features(split, statistics))
     return blocks
 
 
-def _statistics(context: Context) -> dict[str, Any]:
+def statistics_of(context: Context) -> dict[str, Any]:
     """TFDV's statistics by split."""
     from tensorflow_metadata.proto.v0 import statistics_pb2
 
@@ -202,7 +202,8 @@ def _statistics(context: Context) -> dict[str, Any]:
     return found
 
 
-def _name(feature: Any) -> str:
+def feature_name(feature: Any) -> str:
+    """TFDV names a feature by its name or by its path."""
     return str(feature.name or "/".join(feature.path.step))
 
 
@@ -210,7 +211,7 @@ def _labels(split: str, statistics: Any, label: str) -> list[Block]:
     """How many rows each label has; of numbers TFDV counts no values."""
     for feature in statistics.features:
         counts = feature.string_stats.rank_histogram.buckets
-        if _name(feature) == label and counts:
+        if feature_name(feature) == label and counts:
             most = counts[0].sample_count
             rows = [
                 (c.label, page.bar(f"{c.sample_count:,.0f}", c.sample_count / most)) for c in counts
@@ -222,7 +223,7 @@ def _labels(split: str, statistics: Any, label: str) -> list[Block]:
 def _features(split: str, statistics: Any) -> Block:
     rows = []
     for feature in statistics.features:
-        name = _name(feature)
+        name = feature_name(feature)
         values = getattr(feature, feature.WhichOneof("stats"))
         missing = statistics.num_examples - values.common_stats.num_non_missing
         share = f"{missing / max(1, statistics.num_examples):.1%}"
