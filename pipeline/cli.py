@@ -15,6 +15,7 @@ from ..terminal import console, errors
 from .diff_commands import commands as diff_commands
 from .drift_commands import commands as drift_commands
 from .explain_commands import commands as explain_commands
+from .gc_commands import commands as gc_commands
 from .version_commands import commands as version_commands
 
 app = typer.Typer(
@@ -27,6 +28,7 @@ app = typer.Typer(
 app.add_typer(serving_commands)
 app.add_typer(version_commands)
 app.add_typer(diff_commands)
+app.add_typer(gc_commands)
 app.add_typer(drift_commands)
 app.add_typer(explain_commands)
 

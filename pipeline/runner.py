@@ -6,12 +6,10 @@ import json
 import logging
 import time
 import traceback
-from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.markup import escape
 from rich.spinner import Spinner
@@ -26,7 +24,7 @@ from . import report as report_
 from .config import Config
 from .progress import Reporter, live, quiet, shown
 from .results import RunResult
-from .store import Node, Store, database
+from .store import Node, Store, alone, database
 
 Runner = Literal["local", "beam"]
 Part = tuple[str | None, str | None, str | None]  # from, to, the run that --from builds on
@@ -102,8 +100,8 @@ def _run(
     if cache and whole and before and before.key == key and _is_served(before, config.push.to):
         before.cached, before.seconds = True, time.monotonic() - started
         return before
-    base = _base_run(config, report.fingerprint, start, from_node) if from_node else None
-    with _alone(config.home):
+    with alone(config.home, ", or give this one another `name:`"):
+        base = _base_run(config, report.fingerprint, start, from_node) if from_node else None
         workers.forget(config.home)
         options = {"data": report.fingerprint, "start": start, "cache": cache, "accept": accept}
         part = (from_node, to_node, base)
@@ -208,12 +206,12 @@ def _base_run(config: Config, data: str, start: str, from_node: str) -> str:
         needed -= {"Compressor"}
     kept = results.all_results(config.home / "results")
     found = [r for r in kept if needed <= r.finished and r.status != "failed"]
-    if not found:
+    before = next((r for r in reversed(found) if _still_lies(config.home, r.run, needed)), None)
+    if before is None:
         raise ConfigError(
             f"--from {from_node}: no earlier run has finished what comes before it. Run without "
             f"--from; unchanged components come from the cache."
         )
-    before = found[-1]
     old = YAML(typ="safe").load(before.config)
     now = config.model_dump(mode="json", by_alias=True)
     contents = {"data": before.data != data, "model": before.start != start}
@@ -227,17 +225,10 @@ def _base_run(config: Config, data: str, start: str, from_node: str) -> str:
     return before.run
 
 
-def _alone(home: Path) -> AbstractContextManager[Any]:
-    """One run of a pipeline at a time: TFX's SQLite store has no protection of its own."""
-    home.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(home / ".lock")
-    try:
-        return lock.acquire(blocking=False)
-    except Timeout:
-        raise ConfigError(
-            f"{home}: another run of this pipeline is going on. Wait for it, or give this one "
-            f"another `name:`."
-        ) from None
+def _still_lies(home: Path, run: str, needed: set[str]) -> bool:
+    """Whether `espalier gc` has left what these components of a run made."""
+    nodes = Store(home).nodes(run) if database(home).exists() else []
+    return all(one.live for n in nodes if n.name in needed for one in n.outputs.values())
 
 
 def _run_pipeline(
