@@ -13,9 +13,11 @@ from ..errors import ConfigError
 from ..serving.commands import commands as serving_commands
 from ..terminal import AsJson, AsMarkdown, ConfigPath, Output, Overrides, errors, hush
 from .check_commands import commands as check_commands
+from .diff_commands import commands as diff_commands
 from .doctor_commands import commands as doctor_commands
 from .drift_commands import commands as drift_commands
 from .explain_commands import commands as explain_commands
+from .gc_commands import commands as gc_commands
 from .version_commands import commands as version_commands
 
 app = typer.Typer(
@@ -27,6 +29,8 @@ app = typer.Typer(
 app.add_typer(serving_commands)
 app.add_typer(version_commands)
 app.add_typer(check_commands)
+app.add_typer(diff_commands)
+app.add_typer(gc_commands)
 app.add_typer(drift_commands)
 app.add_typer(explain_commands)
 app.add_typer(doctor_commands)

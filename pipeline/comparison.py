@@ -1,12 +1,10 @@
 """Two runs side by side, as one page."""
 
-import difflib
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from . import page, report
+from . import diff, page, report
 from .drawing import plot
 from .page import Block
 from .report import Context
@@ -43,24 +41,12 @@ def write(home: Path, first: str, second: str | None) -> Path:
 
 def _metrics(runs: Sequence[Context]) -> list[Block]:
     """All metrics, overall and by slice, that both runs have; the largest change first."""
-    one, other = (_flat(run.result.metrics) for run in runs)
-    both = [key for key in one if key in other]
-    both.sort(key=lambda key: (key[0] != "overall", -abs(other[key] - one[key])))
     rows = [
-        (*key, page.number(one[key]), page.number(other[key]), f"{other[key] - one[key]:+.4f}")
-        for key in both
+        (m.where, m.name, page.number(m.old), page.number(m.new), f"{m.change:+.4f}", m.chance)
+        for m in diff.metrics(*(run.result for run in runs))
     ]
-    return [page.table("", ("rows", "metric", *_NAMES, "change"), rows, 2)] if rows else []
-
-
-def _flat(metrics: dict[str, Any]) -> dict[tuple[str, str], float]:
-    places = {"overall": metrics.get("overall", {}), **metrics.get("slices", {})}
-    return {
-        (where, name): value
-        for where, values in places.items()
-        for name, value in values.items()
-        if name != "rows" and value is not None
-    }
+    head = ("rows", "metric", *_NAMES, "change", "")
+    return [page.table("", head, rows, range(2, 5))] if rows else []
 
 
 def _training(runs: Sequence[Context]) -> list[Block]:
@@ -77,28 +63,24 @@ def _training(runs: Sequence[Context]) -> list[Block]:
 
 
 def _differences(runs: Sequence[Context]) -> list[Block]:
-    results = [run.result for run in runs]
-    packages = sorted({name for result in results for name in result.versions})
-    rows = [
-        ("data", *(result.data[:12] for result in results)),
-        ("start", *(result.start[:12] for result in results)),
-        *((name, *(result.versions.get(name, "") for result in results)) for name in packages),
-    ]
-    rows = [row for row in rows if row[1] != row[2]]
-    blocks = [page.table("", ("what", *_NAMES), rows, 3)] if rows else []
-    before, after = (result.config.splitlines() for result in results)
-    changed = "\n".join(difflib.unified_diff(before, after, *_NAMES, lineterm="", n=1))
-    if changed:
-        return [*blocks, page.folded("What the settings differ in", changed, opened=True)]
-    return [*blocks, page.text("The settings are the same.")]
+    one, other = (run.result for run in runs)
+    changed = list(diff.settings(one, other))
+    rest = [*diff.data(*runs), *diff.packages(one, other)]
+    blocks = [_changes("Settings", changed)] if changed else []
+    blocks += [_changes("Data and packages", rest)] if rest else []
+    return blocks if changed else [*blocks, page.text("The settings are the same.")]
+
+
+def _changes(title: str, changes: Sequence[diff.Change]) -> Block:
+    rows = [(one.what, diff.value(one.old), diff.value(one.new)) for one in changes]
+    return page.table(title, ("what", *_NAMES), rows, 3)
 
 
 def _sizes(runs: Sequence[Context]) -> list[Block]:
-    results = [run.result for run in runs]
-    rows = [("model, MB", *(f"{result.model_bytes / 1e6:.2f}" for result in results))]
-    splits = dict.fromkeys(split for result in results for split in result.rows)
-    rows += [(f"{s} rows", *(f"{result.rows.get(s, 0):,}" for result in results)) for s in splits]
-    rows.append(("seconds", *(f"{result.seconds:.1f}" for result in results)))
+    sizes = [dict(diff.sizes_of(run.result)) for run in runs]
+    names = dict.fromkeys(name for one in sizes for name in one)
+    rows = [(name, *(diff.value(one.get(name)) for one in sizes)) for name in names]
+    rows.append(("seconds", *(f"{run.result.seconds:.1f}" for run in runs)))
     for name in dict.fromkeys(name for run in runs for name in run.nodes):
         nodes = [run.nodes.get(name) for run in runs]
         rows.append((name, *(f"{n.seconds:.1f} s, {n.state}" if n else "–" for n in nodes)))

@@ -37,7 +37,7 @@ def section(context: "Context") -> list[Block]:
             if found
             else page.text("No anomalies were found.")
         )
-    statistics = _statistics(context.nodes)
+    statistics = statistics_of(context.nodes)
     if "train" in statistics:
         blocks += page.attempt(partial(_changes, context, statistics["train"]))
     for split, found_in in statistics.items():
@@ -46,7 +46,7 @@ def section(context: "Context") -> list[Block]:
     return blocks
 
 
-def _statistics(nodes: Mapping[str, Node]) -> dict[str, Statistics]:
+def statistics_of(nodes: Mapping[str, Node]) -> dict[str, Statistics]:
     """TFDV's statistics by split, and in them as further features what TFDV leaves out."""
     from tensorflow_metadata.proto.v0 import statistics_pb2
 
@@ -92,12 +92,13 @@ def _add(statistics: Statistics, name: str, sizes: Mapping[str, Any]) -> None:
         buckets.add(low_value=low, high_value=high, sample_count=rows)
 
 
-def _name(feature: Any) -> str:
+def feature_name(feature: Any) -> str:
+    """TFDV names a feature by its name, or by its path."""
     return str(feature.name or "/".join(feature.path.step))
 
 
 def _by_name(statistics: Statistics) -> dict[str, Any]:
-    return {_name(feature): feature for feature in statistics.datasets[0].features}
+    return {feature_name(feature): feature for feature in statistics.datasets[0].features}
 
 
 # Against the version before.
@@ -114,7 +115,7 @@ def _changes(context: "Context", now: Statistics) -> list[Block]:
     same = record and record.data and record.data == context.result.data
     if same or _made(nodes) == _made(context.nodes):
         return [page.text(f"The data are the same as those of {of}.")]
-    before = _statistics(nodes).get("train")
+    before = statistics_of(nodes).get("train")
     if before is None:
         return [page.problem(f"The statistics of {of} are gone; its data cannot be compared.")]
     counted = {name for one in (nodes, context.nodes) for name in _sizes(one).get("train", {})}

@@ -14,8 +14,9 @@ from rich.text import Text
 
 from ..masking import masked
 from ..trainer.tuning.settings import words
-from .store import Node, Store
+from .store import Node, Output, Store
 
+_GONE = "(its files are gone)"
 Status = Literal["pushed", "not_blessed", "partial", "failed"]
 
 
@@ -215,15 +216,19 @@ def produced(node: Node) -> str:
         return ""
     speak = _SPEAKERS.get(node.name)
     try:
-        return speak(node) if speak else ", ".join(o.uri for o in node.outputs.values())
+        return speak(node) if speak else ", ".join(map(_place, node.outputs.values()))
     except (OSError, TypeError, KeyError, ValueError):
-        return "(its files are gone)"
+        return _GONE
+
+
+def _place(output: Output) -> str:
+    return output.uri if output.live else _GONE
 
 
 def _say_examples(node: Node) -> str:
     skipped = _skipped(node)
-    uri = node.outputs["examples"].uri
-    return f"{uri}; {skipped:,} bad images skipped" if skipped else uri
+    place = _place(node.outputs["examples"])
+    return f"{place}; {skipped:,} bad images skipped" if skipped else place
 
 
 def _say_gate(node: Node) -> str:
@@ -271,7 +276,7 @@ def _say_baseline(node: Node) -> str:
 
 
 def _say_transform(node: Node) -> str:
-    return node.outputs["transform_graph"].uri
+    return _place(node.outputs["transform_graph"])
 
 
 _SPEAKERS = {

@@ -7,12 +7,10 @@ import json
 import logging
 import time
 import traceback
-from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.markup import escape
 from rich.spinner import Spinner
@@ -27,7 +25,7 @@ from . import report as report_
 from .config import Config
 from .progress import Reporter, live, quiet, shown
 from .results import RunResult
-from .store import Node, Store, database
+from .store import Node, Store, alone, database
 
 Runner = Literal["local", "beam"]
 Part = tuple[str | None, str | None, str | None]  # from, to, the run that --from builds on
@@ -102,12 +100,16 @@ def _run(
         if cache and whole and (before := _same(config, key)):
             before.cached, before.seconds = True, time.monotonic() - started
             return before
-        base = _base_run(config, data, start, from_node) if from_node else None
-        alone = _alone(config.home)
+        lock = alone(config.home, ", or give this one another `name:`")
     except Exception as error:
         _record_failure(config, options, begun, error, screen)
         raise
-    with alone:
+    with lock:
+        try:
+            base = _base_run(config, data, start, from_node) if from_node else None
+        except ConfigError as error:
+            _record_failure(config, options, begun, error, screen)
+            raise
         workers.forget(config.home)
         part = (from_node, to_node, base)
         if whole:
@@ -146,7 +148,7 @@ def _announce(config: Config, options: dict[str, Any], screen: Console) -> None:
     for line in plan.lines(planned):
         screen.print(escape(line), style="dim", highlight=False, soft_wrap=True)
     if spoilt := [id for step in planned for id in step.spoilt]:
-        Store(config.home).forget(spoilt)
+        Store(config.home).mark_deleted(spoilt)
 
 
 def _note_contents(home: Path) -> None:
@@ -285,12 +287,12 @@ def _base_run(config: Config, data: str, start: str, from_node: str) -> str:
     needed = set(NODES[: NODES.index(from_node)]) - {"LatestBlessed"} - _left_out(config)
     kept = results.all_results(config.home / "results")
     found = [r for r in kept if needed <= r.finished and r.status != "failed"]
-    if not found:
+    before = next((r for r in reversed(found) if _still_lies(config.home, r.run, needed)), None)
+    if before is None:
         raise ConfigError(
             f"--from {from_node}: no earlier run has finished what comes before it. Run without "
             f"--from; unchanged components come from the cache."
         )
-    before = found[-1]
     old = YAML(typ="safe").load(before.config)
     now = config.written()
     contents = {"data": before.data != data, "model": before.start != start}
@@ -305,17 +307,10 @@ def _base_run(config: Config, data: str, start: str, from_node: str) -> str:
     return before.run
 
 
-def _alone(home: Path) -> AbstractContextManager[Any]:
-    """One run of a pipeline at a time: TFX's SQLite store has no protection of its own."""
-    home.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(home / ".lock")
-    try:
-        return lock.acquire(blocking=False)
-    except Timeout:
-        raise ConfigError(
-            f"{home}: another run of this pipeline is going on. Wait for it, or give this one "
-            f"another `name:`."
-        ) from None
+def _still_lies(home: Path, run: str, needed: set[str]) -> bool:
+    """Whether `espalier gc` has left what these components of a run made."""
+    nodes = Store(home).nodes(run) if database(home).exists() else []
+    return all(one.live for n in nodes if n.name in needed for one in n.outputs.values())
 
 
 def _run_pipeline(

@@ -135,7 +135,9 @@ def test_a_second_run_at_once_is_refused(tmp_path: Path) -> None:
     config = job(tmp_path)
     with (
         locked(config.home),
-        pytest.raises(ConfigError, match="job: another run of this pipeline is going on"),
+        pytest.raises(
+            ConfigError, match=r"job: another run of this pipeline is going on.*another `name:`"
+        ),
     ):
         run(config)
     assert not (tmp_path / "models").exists()
