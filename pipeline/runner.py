@@ -107,13 +107,13 @@ def _run(
     with lock:
         try:
             base = _base_run(config, data, start, from_node) if from_node else None
-        except ConfigError as error:
+            if whole:
+                _announce(config, options, screen)
+        except Exception as error:
             _record_failure(config, options, begun, error, screen)
             raise
         workers.forget(config.home)
         part = (from_node, to_node, base)
-        if whole:
-            _announce(config, options, screen)
         result = _run_pipeline(config, runner, part, options, begun, console)
         # A part of the line may rest on what other settings made: never a whole run's answer.
         result.key = key if whole else ""

@@ -136,6 +136,9 @@ class Store:
 
     Args:
         home: the pipeline's folder (`runs/NAME`).
+
+    Raises:
+        ConfigError: the file is no metadata, or another program holds it.
     """
 
     def __init__(self, home: Path) -> None:
@@ -147,7 +150,13 @@ class Store:
         connection.sqlite.filename_uri = str(self._file)
         # 3 is READWRITE_OPENCREATE, which would make an empty file where there is none.
         connection.sqlite.connection_mode = proto.SqliteMetadataSourceConfig.READWRITE
-        self._store = metadata_store.MetadataStore(connection)
+        try:
+            self._store = metadata_store.MetadataStore(connection)
+        except Exception as error:  # RuntimeError, and those of ML Metadata
+            raise ConfigError(
+                f"{self._file}: the metadata cannot be read: {str(error).splitlines()[0][:200]}. "
+                f"Put a copy of it back, or give the pipeline another `name:` to begin anew."
+            ) from None
 
     def runs(self) -> list[str]:
         """The ids of all runs, oldest first: their start, as each of TFX's runners writes it."""

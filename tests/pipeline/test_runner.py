@@ -185,7 +185,7 @@ def test_metadata_that_cannot_be_read_stops_a_run_and_leaves_a_page(tmp_path: Pa
     config = job(tmp_path)
     config.home.mkdir(parents=True)
     database(config.home).write_text("this is no database" * 100)
-    with pytest.raises(ComponentError, match="file is not a database"):
+    with pytest.raises(ConfigError, match="metadata cannot be read: .*file is not a database"):
         run(config)
     assert "file is not a database" in failed_page(config)
 
