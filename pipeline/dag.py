@@ -27,6 +27,7 @@ from tfx.types import Channel
 from tfx.types.standard_artifacts import Model, PushedModel
 
 from ..components.compressor import Compressor
+from ..components.custom_config import pack
 from ..components.data_gate import DataGate
 from ..components.evaluator import Evaluator
 from ..components.image_example_gen.component import ImageExampleGen
@@ -34,7 +35,7 @@ from ..components.image_example_gen.listing import output_splits
 from ..components.latest_pushed import LatestPushed
 from ..components.pusher import Pusher
 from ..components.pusher.strategy import LastPushed
-from ..components.row_split.executor import EXECUTORS, write_settings
+from ..components.row_split.executor import EXECUTORS
 from ..components.serving_check import ServingCheck
 from ..components.tuner import Tuner
 from ..trainer import families
@@ -203,7 +204,7 @@ def _example_gen(data: Data, fingerprint: str) -> Any:
         input_base=base,
         input_config=inputs,
         output_config=output if rule.ratios else None,
-        custom_config=write_settings(steps.example_gen(data, fingerprint)),
+        custom_config=pack(steps.example_gen(data, fingerprint)),
         custom_executor_spec=executor_spec.BeamExecutorSpec(
             (_READERS if rule.is_stock else EXECUTORS)[data.format]
         ),

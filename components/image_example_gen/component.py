@@ -10,6 +10,7 @@ from tfx.dsl.components.base import executor_spec
 from tfx.proto import example_gen_pb2
 
 from ...errors import ConfigError
+from ..custom_config import pack
 from ..names import SPLITS, plain
 from ..row_split.rule import Rule
 from . import executor
@@ -63,13 +64,15 @@ class ImageExampleGen(FileBasedExampleGen):
             input_base=base,
             input_config=example_gen_pb2.Input(splits=inputs),
             output_config=example_gen_pb2.Output(),  # the executor splits; no default of 2:1
-            custom_config=executor.write_settings(
-                sources=dict(sources),
-                label=label,
-                multi_label=multi_label,
-                on_bad_image=on_bad_image,
-                fingerprint=fingerprint,
-                rule=(rule or Rule()).to_dict(),
+            custom_config=pack(
+                {
+                    "sources": dict(sources),
+                    "label": label,
+                    "multi_label": multi_label,
+                    "on_bad_image": on_bad_image,
+                    "fingerprint": fingerprint,
+                    "rule": (rule or Rule()).to_dict(),
+                }
             ),
         )
 

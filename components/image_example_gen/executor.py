@@ -1,19 +1,16 @@
 """The ImageExampleGen's executor: unpacks settings and artifacts; the work is in `ingest`."""
 
-import json
 from typing import Any
 
 import tensorflow as tf
-from google.protobuf import wrappers_pb2
 from tfx.components.example_gen import write_split
 from tfx.components.util import examples_utils
 from tfx.dsl.components.base import base_beam_executor
-from tfx.proto import example_gen_pb2
 from tfx.types import artifact_utils, standard_component_specs
 from tfx.types.artifact import Artifact
-from tfx.utils import proto_utils
 
 from ...errors import DataError
+from ..custom_config import unpack
 from ..faults import Faults
 from ..row_split.rule import Rule
 from . import idx
@@ -38,7 +35,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
     ) -> None:
         """Writes the Examples; raises DataError, complete in itself, if the data is refused."""
         self._log_startup(input_dict, output_dict, exec_properties)
-        settings = read_settings(exec_properties[standard_component_specs.CUSTOM_CONFIG_KEY])
+        settings = unpack(exec_properties[standard_component_specs.CUSTOM_CONFIG_KEY])
         sources = settings["sources"]
         rule = Rule(**settings["rule"])
         splits = output_splits(sources, rule)
@@ -64,23 +61,6 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         )
         file_format = exec_properties[standard_component_specs.OUTPUT_FILE_FORMAT_KEY]
         examples_utils.set_file_format(examples, write_split.to_file_format_str(file_format))
-
-
-def write_settings(**settings: Any) -> example_gen_pb2.CustomConfig:
-    """The component's settings as TFX hands them to the executor."""
-    config = example_gen_pb2.CustomConfig()
-    text = json.dumps(settings, sort_keys=True)
-    config.custom_config.Pack(wrappers_pb2.StringValue(value=text))
-    return config
-
-
-def read_settings(custom_config: str) -> dict[str, Any]:
-    """The settings that `write_settings` packed."""
-    config, text = example_gen_pb2.CustomConfig(), wrappers_pb2.StringValue()
-    proto_utils.json_to_proto(custom_config, config)
-    config.custom_config.Unpack(text)
-    settings: dict[str, Any] = json.loads(text.value)
-    return settings
 
 
 def _list(settings: dict[str, Any]) -> Listing:

@@ -4,14 +4,11 @@ The rows are read by TFX's executors as ever; what differs is which are taken, a
 split each goes: see `rule`.
 """
 
-import json
-from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
 
 import apache_beam as beam
 import tensorflow as tf
-from google.protobuf import wrappers_pb2
 from tfx.components.example_gen.base_example_gen_executor import BaseExampleGenExecutor
 from tfx.components.example_gen.csv_example_gen import executor as csv_executor
 from tfx.components.example_gen.custom_executors import parquet_executor
@@ -21,6 +18,7 @@ from tfx.types import standard_component_specs
 from tfx.utils import proto_utils
 
 from ...errors import DataError
+from ..custom_config import unpack
 from .gather import find_cuts, find_highest
 from .rule import TIME_FORMATS, Cuts, Key, Rule, read_time
 
@@ -32,7 +30,8 @@ class _Executor(BaseExampleGenExecutor):
         self, pipeline: beam.Pipeline, exec_properties: dict[str, Any]
     ) -> dict[str, beam.PCollection]:
         """The rows that are taken, by split."""
-        rule, label = read_settings(exec_properties[standard_component_specs.CUSTOM_CONFIG_KEY])
+        settings = unpack(exec_properties[standard_component_specs.CUSTOM_CONFIG_KEY])
+        rule, label = Rule(**settings["rule"]), settings["label"]
         given = example_gen_pb2.Input()
         proto_utils.json_to_proto(exec_properties[standard_component_specs.INPUT_CONFIG_KEY], given)
         read = self.GetInputSourceToExamplePTransform()
@@ -72,24 +71,6 @@ class TFRecordExecutor(_Executor, tfrecord_executor.Executor):
 
 
 EXECUTORS = {"csv": CsvExecutor, "parquet": ParquetExecutor, "tfrecord": TFRecordExecutor}
-
-
-def write_settings(settings: Mapping[str, Any]) -> example_gen_pb2.CustomConfig:
-    """What the executors need, `rule` (`Rule.to_dict`) and `label` (a column), as TFX hands it on;
-    it enters the cache's key with whatever else stands in it."""
-    config = example_gen_pb2.CustomConfig()
-    text = json.dumps(settings, sort_keys=True)
-    config.custom_config.Pack(wrappers_pb2.StringValue(value=text))
-    return config
-
-
-def read_settings(custom_config: str) -> tuple[Rule, str]:
-    """(rule, the label's column) that `write_settings` packed."""
-    config, text = example_gen_pb2.CustomConfig(), wrappers_pb2.StringValue()
-    proto_utils.json_to_proto(custom_config, config)
-    config.custom_config.Unpack(text)
-    settings = json.loads(text.value)
-    return Rule(**settings["rule"]), settings["label"]
 
 
 def _keyed(row: tf.train.Example, rule: Rule, label: str) -> tuple[Key, tf.train.Example]:

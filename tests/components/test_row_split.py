@@ -10,7 +10,7 @@ import apache_beam as beam
 import pytest
 from apache_beam.testing.util import assert_that, equal_to
 
-from espalier.components.row_split.executor import read_settings, write_settings
+from espalier.components.custom_config import pack, unpack
 from espalier.components.row_split.gather import find_cuts, find_highest
 from espalier.components.row_split.rule import (
     END,
@@ -166,10 +166,11 @@ def test_labels_are_split_alike_in_a_small_sample_of_many_rows() -> None:
 
 def test_the_rule_survives_its_way_to_the_executor() -> None:
     for rule in RULES.values():
-        config = write_settings({"rule": rule.to_dict(), "label": "label"})
+        config = pack({"rule": rule.to_dict(), "label": "label"})
         from google.protobuf import json_format
 
-        assert read_settings(json_format.MessageToJson(config)) == (rule, "label")
+        found = unpack(json_format.MessageToJson(config))
+        assert (Rule(**found["rule"]), found["label"]) == (rule, "label")
 
 
 def test_a_hash_splits_by_the_ratios_and_names_every_split() -> None:
