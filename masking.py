@@ -30,6 +30,8 @@ def hide(name: str, value: str) -> str:
     global _pattern
     if len(value) < _FEWEST:
         return f"the value of {name} is shorter than {_FEWEST} characters"
+    if value.isdecimal():
+        return f"the value of {name} has digits alone, as many numbers do"
     if _UNEVEN.search(value):
         return (
             f"the value of {name} has a blank, a quote, one of & < > \\ {{, or a character beyond "

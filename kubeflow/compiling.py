@@ -76,6 +76,11 @@ def _check(config: Config) -> None:
             "data.schema_file is a file of this machine, which a cluster's pods do not see. Leave "
             "it out: the schema is then learned from the rows."
         )
+    if any("{SPAN}" in path for path in config.data.places.values()):
+        raise ConfigError(
+            "data: {SPAN} is looked up where a run begins, and a compiled pipeline would read what "
+            "is the newest now, for ever. Name the folder itself."
+        )
     if config.train.distribute == "multi_worker":
         raise ConfigError(
             "train.distribute is multi_worker, and a component of Kubeflow Pipelines is one pod. "

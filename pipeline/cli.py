@@ -1,5 +1,7 @@
 """The command line `espalier`. Commands parse, call the library and print; nothing else."""
 
+import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -143,8 +145,10 @@ def sweep(
     swept = work.sweep(Config.load(config, set_ or ()), output.progress())
     parts: list[Any] = ["", work.table(swept)]
     if best := swept.groups[:1]:
-        values = " ".join(f"--set {key}={value}" for key, value in best[0].values.items())
-        words = f"the best {swept.metric}; to publish it: espalier run {config} {values}"
+        found = [f"{key}={json.dumps(value)}" for key, value in best[0].values.items()]
+        given = [word for one in (*(set_ or ()), *found) for word in ("--set", one)]
+        command = shlex.join(["espalier", "run", str(config), *given])
+        words = f"the best {swept.metric}; to publish it: {command}"
         parts += ["", work.groups_table(swept), "", escape(words)]
     output.show({"runs": swept.rows, "groups": swept.groups}, *parts)
     raise typer.Exit(swept.exit_code)
@@ -340,8 +344,6 @@ def recipes(
 @app.command()
 def schema() -> None:
     """Print the configuration's JSON Schema; editors complete from it."""
-    import json
-
     from .config import Config
 
     sys.stdout.write(json.dumps(Config.model_json_schema(), indent=2) + "\n")

@@ -510,6 +510,20 @@ class Config(BaseModel):
         tree: dict[str, Any] = environment.restore(self.model_dump(mode="json", by_alias=True))
         return tree
 
+    def settled(self) -> "Config":
+        """The same with `{SPAN}` looked up, once for all who read the data.
+
+        Raises:
+            ConfigError, DataError: see `Data.sources`.
+        """
+        found = self.data.sources
+        if found == self.data.places:
+            return self
+        whole = isinstance(getattr(self.data, self.data.format), str)
+        source = found["all"] if whole else SplitPaths(**found)
+        data = self.data.model_copy(update={self.data.format: source})
+        return self.model_copy(update={"data": data})
+
     def to_yaml(self) -> str:
         """The same as YAML; `load` makes this configuration of it."""
         out, yaml = io.StringIO(), YAML()

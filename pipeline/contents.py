@@ -21,8 +21,8 @@ Seen = dict[str, list[Any]]  # a file's path -> bytes, time of its last change i
 def note(home: Path, outputs: Iterable[Output]) -> None:
     """Note what lies in artifacts that were not noted before."""
     known = _known(home)
-    found = {str(o.id): _look(Path(o.uri)) for o in outputs if "://" not in o.uri}
-    new = {id: seen for id, seen in found.items() if id not in known}
+    unknown = [o for o in outputs if str(o.id) not in known and "://" not in o.uri]
+    new = {str(o.id): _look(Path(o.uri)) for o in unknown if Path(o.uri).exists()}
     if new:
         part = home / f".{FILE}.new"
         part.write_text(json.dumps(known | new), encoding="utf-8")

@@ -13,7 +13,6 @@ from tfx.components import (
     Trainer,
     Transform,
 )
-from tfx.components.example_gen.component import FileBasedExampleGen
 from tfx.components.example_gen.csv_example_gen import executor as csv_executor
 from tfx.components.example_gen.custom_executors import parquet_executor
 from tfx.components.example_gen.import_example_gen import executor as tfrecord_executor
@@ -26,8 +25,8 @@ from tfx.proto import example_gen_pb2, pusher_pb2, trainer_pb2, transform_pb2
 from tfx.types import Channel
 from tfx.types.standard_artifacts import Model, PushedModel
 
+from ..components.by_content import FileBasedExampleGen, pack
 from ..components.compressor import Compressor
-from ..components.custom_config import pack
 from ..components.data_gate import DataGate
 from ..components.evaluator import Evaluator
 from ..components.image_example_gen.component import ImageExampleGen

@@ -42,6 +42,8 @@ def expand(tree: dict[str, Any], prefix: Sequence[str] = ()) -> list[Fault]:
             holder[key] = _REFERENCE.sub(
                 lambda found: os.environ[found[1]] if found[1] else "${", holder[key]
             )
+            if tuple(path[:2]) != _MAY_BE_SECRET and masking.masked(holder[key]) != holder[key]:
+                faults.append((path, "the value of a secret stands in this key, in plain letters."))
     return faults
 
 

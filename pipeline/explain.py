@@ -80,7 +80,7 @@ def explain(
         texts: the text, or both of a pair. This, `image` or `row` is given.
         image: a picture's file.
         row: a row of the data, the first one is 1.
-        data: where the row is; else the rows that the version was evaluated on.
+        data: where the row is; else the test rows, or the one source that the version was made of.
         label: whose score is explained; the likeliest if None.
 
     Raises:
@@ -124,7 +124,9 @@ def _of_image(facts: Mapping[str, Any], file: Path) -> Asked:
 def _of_data(version: Path, facts: Mapping[str, Any], row: int, data: str | None) -> Asked:
     import tensorflow as tf
 
-    rows = find_rows(data or _evaluated(version), facts)
+    config = _config_of(version)
+    on_bad_image = config.data.on_bad_image if config else "fail"
+    rows = find_rows(data or _evaluated(version, config), facts, on_bad_image)
     # Read as strings, whatever the columns were in training: the label is not asked.
     names = (*facts["inputs"], facts["label_column"])
     spec = {name: tf.io.FixedLenFeature([], tf.string) for name in names}
@@ -137,10 +139,14 @@ def _of_data(version: Path, facts: Mapping[str, Any], row: int, data: str | None
     raise ConfigError(f"--row {row}: there are {count:,} rows; the first one is 1.")
 
 
-def _evaluated(version: Path) -> str:
-    """Where the rows are that a version was evaluated on, by its own configuration."""
+def _config_of(version: Path) -> Config | None:
+    """How a version was made; None if that does not stand beside it."""
     file = version / "assets.extra" / "config.yaml"
-    config = Config.load(file) if file.exists() else None
+    return Config.load(file) if file.exists() else None
+
+
+def _evaluated(version: Path, config: Config | None) -> str:
+    """Where the rows are that a version was evaluated on; all rows where one source was split."""
     if config is None or config.data.format not in ("csv", "images"):
         raise ConfigError(f"{version}: --row needs rows; name a CSV or pictures with --data PATH.")
     sources = config.data.sources
@@ -190,7 +196,7 @@ def _ordered(found: "Explanation") -> list[tuple[str, float]]:
 def told(explained: Explained) -> dict[str, Any]:
     """JSON-ready: the scores, and each word with what it adds, or each pixel's row by row."""
     found = explained.found
-    parts: Any = [float(part) for part in found.parts] if found.words else found.parts.tolist()
+    parts = found.parts.tolist()
     return {
         "version": str(explained.version),
         "row": explained.asked.place,
@@ -212,7 +218,7 @@ def write(explained: Explained, file: Path) -> Path:
     from ..trainer.explain import facts
 
     found = explained.found
-    parts = "Words" if found.words else "Pixels"
+    parts = "Words" if found.pixels is None else "Pixels"
     blocks = [
         page.text(f"{parts} in blue speak for {found.label}, those in orange against it."),
         page.why(facts(found)),

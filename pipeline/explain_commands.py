@@ -7,7 +7,7 @@ import typer
 from rich.markup import escape
 
 from ..errors import ConfigError
-from ..terminal import AsJson, AsMarkdown, Output, errors
+from ..terminal import AsJson, AsMarkdown, Output, errors, hush
 
 commands = typer.Typer()
 
@@ -29,7 +29,9 @@ def explain(
     data: Annotated[
         str | None,
         typer.Option(
-            "--data", metavar="PATH", help="Where that row is; else what it was evaluated on."
+            "--data",
+            metavar="PATH",
+            help="Where that row is; else the test rows.",
         ),
     ] = None,
     label: Annotated[
@@ -56,11 +58,12 @@ def explain(
         raise ConfigError("give one of --text, --image and --row.")
     texts = [one for one in (text, pair) if one is not None]
     out = Output(as_json, as_md)
+    hush()
     explained = work.explain(model, texts=texts, image=image, row=row, data=data, label=label)
     found = explained.found
     words = (work.coloured(found), "", work.table(found), "") if found.words else ()
     out.show(work.told(explained), *words, escape(explained.verdict))
-    if output is None and (open_ or (not found.words and not out.alone)):
+    if output is None and (open_ or (found.pixels is not None and not out.alone)):
         output = Path("explanation.html")
     if output is not None:
         file = work.write(explained, output)

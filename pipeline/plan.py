@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
-from . import contents, steps
+from ruamel.yaml import YAML
+
+from . import contents, results, steps
 from .config import Config
 from .store import Node, Output, Store, database
 
@@ -23,7 +25,10 @@ _WORDS = {
     "accepted": "--accept",
     "sources": "data: the places",
     "rule": "data.split",
-    "inputs": "data.text",
+    "rule.sample": "data.sample",
+    "rule.column": "data.split, its column",
+    "inputs.text": "data.text",
+    "inputs.text_pair": "data.text, the second",
     "label": "data.label",
     "texts": "data.text",
     "multi_label": "data.multi_label",
@@ -46,8 +51,9 @@ class Step:
         runs: whether it runs, and is not taken from the cache.
         why: what makes it run; "" if it comes from the cache.
         outputs: what the cache gives, by key.
-        spoilt: artifacts that were altered since they were made, by their ids: what has become
-            of them, in words.
+        spoilt: artifacts that TFX's cache must not give, by their ids, and why: all of what an
+            execution made, where one was altered since. Not the model that was pushed last, or
+            TFX would not find it any more to compare the next one with.
     """
 
     name: str
@@ -70,6 +76,7 @@ def plan(
     """
     told = steps.told(config, data=data, start=start, accept=accept)
     found = _Past(config) if database(config.home).exists() else None
+    beam = found is not None and _is_beam_changed(config)
     taken, last = steps.takes(config), steps.last_pushed(config, accept)
     planned: dict[str, Step] = {}
     for name, settings in told.items():
@@ -77,6 +84,8 @@ def plan(
             planned[name] = Step(name, True, "--no-cache")
         elif found is None:
             planned[name] = Step(name, True, "it has never run")
+        elif beam:
+            planned[name] = Step(name, True, "beam has changed, by which TFX caches too")
         else:
             inputs = taken[name]
             first = next((p for p, _ in inputs.values() if planned[p].runs), None)
@@ -85,6 +94,13 @@ def plan(
                 expected |= found.baseline(last[name])
             planned[name] = found.step(name, settings, expected, first)
     return [*planned.values(), Step("Pusher", True, "always")]
+
+
+def _is_beam_changed(config: Config) -> bool:
+    """Whether the last whole run computed elsewhere; executions do not say where."""
+    before = results.latest(config.home / "results")
+    old = (YAML(typ="safe").load(before.config) or {}) if before else {}
+    return "beam" in old and old["beam"] != config.written()["beam"]
 
 
 def _inputs(taken: steps.Taken, planned: Mapping[str, Step]) -> dict[str, tuple[int, ...]]:
@@ -126,7 +142,9 @@ class _Past:
             wrong = contents.altered(self._home, node.outputs.values())
             if not wrong:
                 return Step(name, False, outputs=node.outputs)
-            spoilt |= wrong
+            words = next(iter(wrong.values()))
+            (served,) = self.baseline("").get("", (0,))
+            spoilt |= {o.id: words for o in node.outputs.values() if o.id != served}
         return Step(name, True, self._why(name, settings, before, upstream, spoilt), spoilt=spoilt)
 
     def _why(
@@ -164,12 +182,12 @@ def _changes(old: Any, new: Any, path: str = "") -> Iterator[str]:
             if old.get(key) != new.get(key):
                 yield from _changes(old.get(key), new.get(key), f"{path}.{key}" if path else key)
         return
-    first, dot, rest = path.partition(".")
-    words = f"{_WORDS.get(first, first)}{dot}{rest}"
     if path in ("fingerprint", "checkpoint", "code"):
-        yield f"{words} has changed"
-    else:
-        yield f"{words}: {_short(new)}, was {_short(old)}"
+        yield f"{_WORDS[path]} has changed"
+        return
+    first, dot, rest = path.partition(".")
+    words = _WORDS.get(path) or f"{_WORDS.get(first, first)}{dot}{rest}"
+    yield f"{words}: {_short(new)}, was {_short(old)}"
 
 
 def _short(value: Any) -> str:

@@ -128,7 +128,7 @@ def checks(
         served,
         start,
         partial(_check_compress, config),
-        partial(_missing_spans, config),
+        partial(missing_spans, config),
     ]
 
 
@@ -172,7 +172,8 @@ def _check_compress(config: "Config") -> list[str]:
     return []
 
 
-def _missing_spans(config: "Config") -> list[str]:
+def missing_spans(config: "Config") -> list[str]:
+    """Doubts about `{SPAN}` in the data's paths: numbers that are missing."""
     found = []
     for path in config.data.places.values():
         if missing := gaps(path):

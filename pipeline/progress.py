@@ -146,11 +146,15 @@ class Reporter(Steps):
         """Show progress for as long as the block lasts."""
         from absl import logging as absl_logging
 
+        before = absl_logging.get_verbosity()
         absl_logging.set_verbosity(absl_logging.INFO)
         for handler in logging.getLogger().handlers:
             handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        with super().listening():
-            yield
+        try:
+            with super().listening():
+                yield
+        finally:  # what comes later would stand on the screen
+            absl_logging.set_verbosity(before)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Handle one record; see `logging.Handler`."""

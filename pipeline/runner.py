@@ -93,6 +93,7 @@ def _run(
     screen, (from_node, to_node) = console or Console(), ends
     options: dict[str, Any] = {"data": "", "start": "", "cache": cache, "accept": accept}
     try:
+        config = _settled(config, screen)
         _look(config, options, screen)
         data, start = options["data"], options["start"]
         key = _key(config, data, start, accept)
@@ -107,8 +108,8 @@ def _run(
     with lock:
         try:
             base = _base_run(config, data, start, from_node) if from_node else None
-            if whole:
-                _announce(config, options, screen)
+            if from_node is None:
+                _announce(config, options, screen if whole else None)
         except Exception as error:
             _record_failure(config, options, begun, error, screen)
             raise
@@ -129,6 +130,7 @@ def foresee(
     Args and errors as of `run`; the data is looked at as it is there.
     """
     options: dict[str, Any] = {"cache": cache, "accept": accept}
+    config = _settled(config, console or Console(stderr=True))
     _look(config, options, console or Console(stderr=True))
     if cache and _same(config, _key(config, options["data"], options["start"], accept)):
         return []
@@ -142,20 +144,32 @@ def _same(config: Config, key: str) -> RunResult | None:
     return before if same else None
 
 
-def _announce(config: Config, options: dict[str, Any], screen: Console) -> None:
+def _announce(config: Config, options: dict[str, Any], screen: Console | None) -> None:
     """Say what will run and why, and keep TFX's cache from giving what was altered since."""
     planned = plan.plan(config, **options)
-    for line in plan.lines(planned):
-        screen.print(escape(line), style="dim", highlight=False, soft_wrap=True)
+    if screen:
+        for line in plan.lines(planned):
+            screen.print(escape(line), style="dim", highlight=False, soft_wrap=True)
     if spoilt := [id for step in planned for id in step.spoilt]:
         Store(config.home).mark_deleted(spoilt)
 
 
 def _note_contents(home: Path) -> None:
-    """Note what the last run made, by which the next one sees whether it is still so."""
-    if run := _last_run(home):
-        nodes = Store(home).nodes(run)
-        contents.note(home, [output for node in nodes for output in node.outputs.values()])
+    """Note what the last run made, by which the next one sees whether it is still so; a note that
+    cannot be written fails no run."""
+    try:
+        if run := _last_run(home):
+            nodes = Store(home).nodes(run)
+            contents.note(home, [output for node in nodes for output in node.outputs.values()])
+    except Exception:
+        logging.getLogger(__name__).exception("what the run made could not be noted")
+
+
+def _settled(config: Config, screen: Console) -> Config:
+    """The configuration with `{SPAN}` looked up once: new data may arrive at any time."""
+    for warning in preflight.missing_spans(config):
+        screen.print(f"[yellow]warning:[/] {escape(warning)}", highlight=False, soft_wrap=True)
+    return config.settled()
 
 
 def _look(config: Config, options: dict[str, Any], screen: Console) -> None:
@@ -269,6 +283,7 @@ _READ_BY = {
     "model": "Transform",
     "tune": "Tuner",
     "train": "Trainer",
+    "export": "Trainer",
     "compress": "Compressor",
 }
 
@@ -290,15 +305,15 @@ def _base_run(config: Config, data: str, start: str, from_node: str) -> str:
     before = next((r for r in reversed(found) if _still_lies(config.home, r.run, needed)), None)
     if before is None:
         raise ConfigError(
-            f"--from {from_node}: no earlier run has finished what comes before it. Run without "
-            f"--from; unchanged components come from the cache."
+            f"--from {from_node}: no earlier run has finished what comes before it, or its files "
+            f"were altered since. Run without --from; unchanged components come from the cache."
         )
     old = YAML(typ="safe").load(before.config)
     now = config.written()
-    contents = {"data": before.data != data, "model": before.start != start}
+    hashes = {"data": before.data != data, "model": before.start != start}
     readers = {**_READ_BY, "train": "Tuner"} if config.tune else _READ_BY
     for section, reader in readers.items():
-        changed = old.get(section) != now[section] or contents.get(section)
+        changed = old.get(section) != now[section] or hashes.get(section)
         if changed and reader in needed:
             raise ConfigError(
                 f"--from {from_node}: {section} has changed since the run of {before.run}, and "
@@ -308,9 +323,10 @@ def _base_run(config: Config, data: str, start: str, from_node: str) -> str:
 
 
 def _still_lies(home: Path, run: str, needed: set[str]) -> bool:
-    """Whether `espalier gc` has left what these components of a run made."""
+    """Whether what these components of a run made is still as they left it."""
     nodes = Store(home).nodes(run) if database(home).exists() else []
-    return all(one.live for n in nodes if n.name in needed for one in n.outputs.values())
+    made = [output for node in nodes if node.name in needed for output in node.outputs.values()]
+    return all(output.live for output in made) and not contents.altered(home, made)
 
 
 def _run_pipeline(

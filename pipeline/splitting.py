@@ -105,26 +105,6 @@ def _cuts(rule: Rule, keys: Callable[[], Iterable[Key]]) -> Cuts:
     return cuts
 
 
-def count(
-    codes: Mapping[str, bytearray], labels: Mapping[str, Iterable[Sequence[str]]]
-) -> tuple[dict[str, int], dict[str, dict[str, int]]]:
-    """(rows by split, rows by label by split), the most frequent label first.
-
-    Args:
-        codes: as `fall` returns them.
-        labels: by given split, the labels of each row.
-    """
-    rows: Counter[str] = Counter()
-    found: dict[str, Counter[str]] = {}
-    for given, numbers in codes.items():
-        for code, names in zip(numbers, labels[given], strict=True):
-            if code != LEFT_OUT:
-                rows[SPLITS[code]] += 1
-                found.setdefault(SPLITS[code], Counter()).update(names)
-    ordered = {split: dict(found[split].most_common()) for split in SPLITS if split in found}
-    return {split: rows[split] for split in SPLITS if split in rows}, ordered
-
-
 @dataclass(frozen=True)
 class Splits:
     """How the rows fall.

@@ -51,8 +51,7 @@ def example_gen(data: Data, fingerprint: str) -> Told:
     rule = data.rule
     found: Told = {"sources": data.sources, "fingerprint": fingerprint, "rule": rule.to_dict()}
     if data.kind != "image":
-        label = data.label_column if rule.by == "label" else ""  # else it is not read
-        return {**found, "format": data.format, "label": label}
+        return {**found, "format": data.format, "label": data.label_column}
     return {
         **found,
         "label": data.label_column,

@@ -20,7 +20,7 @@ from .config import Config
 from .runner import run
 
 SEED = "train.seed"
-_FIXED = ("name", "runs", "push", "sweep", "cluster", "version", "card")
+_FIXED = ("name", "runs", "push", "sweep", "cluster", "version", "card", "secrets")
 _MOST = 100  # runs
 
 
@@ -103,6 +103,8 @@ def variants(config: Config) -> list[Variant]:
         for key in config.sweep
         if key.partition(".")[0] in _FIXED
     ]
+    searched = config.tune.over if config.tune else {}
+    faults += [f"sweep: {key}: tune.over searches it." for key in config.sweep if key in searched]
     count = 1
     for tried in config.sweep.values():
         count *= len(tried)
@@ -147,7 +149,7 @@ def sweep(config: Config, console: Console | None = None) -> Swept:
         console: where progress goes; standard output if None.
 
     Raises:
-        ConfigError: see `variants`.
+        ConfigError: see `variants`; or all runs fail for the same reason.
     """
     screen, rows = console or Console(), []
     found = variants(config)
@@ -155,6 +157,8 @@ def sweep(config: Config, console: Console | None = None) -> Swept:
         words = ", ".join(f"{key} {value}" for key, value in variant.values.items())
         screen.rule(escape(f"{number} of {len(found)}: {words}"), align="left")
         rows.append(_run(variant, console))
+    if len({row.failure for row in rows}) == 1 and rows[0].failure:
+        raise ConfigError(f"sweep: every run failed alike: {rows[0].failure}")
     return Swept(rows, config.evaluate.measured[0])
 
 

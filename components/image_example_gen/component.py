@@ -5,12 +5,11 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from tfx.components.example_gen.component import FileBasedExampleGen
 from tfx.dsl.components.base import executor_spec
 from tfx.proto import example_gen_pb2
 
 from ...errors import ConfigError
-from ..custom_config import pack
+from ..by_content import FileBasedExampleGen, pack
 from ..names import SPLITS, plain
 from ..row_split.rule import Rule
 from . import executor

@@ -10,7 +10,7 @@ from tfx.types import artifact_utils, standard_component_specs
 from tfx.types.artifact import Artifact
 
 from ...errors import DataError
-from ..custom_config import unpack
+from ..by_content import unpack
 from ..faults import Faults
 from ..row_split.rule import Rule
 from . import idx

@@ -166,8 +166,8 @@ def _limits(facts: Facts) -> Iterator[str]:
         )
     if length := model.get("sequence_length"):
         yield f"Of a text it reads {length} tokens; the rest is cut off."
-    if slices := _slices(facts)[:1]:
-        name, rows, metric, value = slices[0]
+    if len({value for *_, value in _slices(facts)}) > 1:
+        name, rows, metric, value = _slices(facts)[0]
         yield f"It is worst on {name}: {metric} {value} over {rows} rows."
     for needs in (facts.model.get("graph") or {}).get("needs", []):
         yield f"It needs a CPU with {needs}."

@@ -18,7 +18,7 @@ from tfx.types import standard_component_specs
 from tfx.utils import proto_utils
 
 from ...errors import DataError
-from ..custom_config import unpack
+from ..by_content import unpack
 from .gather import find_cuts, find_highest
 from .rule import TIME_FORMATS, Cuts, Key, Rule, read_time
 

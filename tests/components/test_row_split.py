@@ -10,7 +10,7 @@ import apache_beam as beam
 import pytest
 from apache_beam.testing.util import assert_that, equal_to
 
-from espalier.components.custom_config import pack, unpack
+from espalier.components.by_content import pack, unpack
 from espalier.components.row_split.gather import find_cuts, find_highest
 from espalier.components.row_split.rule import (
     END,

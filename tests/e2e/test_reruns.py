@@ -158,10 +158,31 @@ def test_a_result_that_was_altered_is_made_again(mine: Any, good: RunResult) -> 
     changed = config.model_copy(update={"push": config.push.model_copy(update={"keep": 2})})
     assert reasons(changed)["Transform"] == f"{file} was altered"
     assert reasons(changed)["Trainer"] == "Transform runs"
+    os.utime(mine.folder / "data" / "reviews.csv")  # as a fresh checkout has it
     result = foreseen(changed)
+    assert {c.name: c.state for c in result.components}["ExampleGen"] == "cached"
     assert result.exit_code == 0
     (made,) = (o for o in contents.altered(config.home, nodes["Transform"].outputs.values()))
     assert made == nodes["Transform"].outputs["transform_graph"].id  # the old one stays as it is
+
+
+def test_an_altered_model_is_trained_again_and_still_the_one_to_beat(
+    mine: Any, good: RunResult
+) -> None:
+    config = Config.load(mine.yaml, [*PLAIN, "evaluate.slices=[]", "push.keep=11"])
+    before = foreseen(config)
+    nodes = {n.name: n for n in Store(config.home).nodes(before.run)}
+    model = Path(nodes["Trainer"].outputs["model"].uri)
+    (sample,) = model.rglob("sample_request.json")
+    sample.write_text(sample.read_text() + " ")
+    with pytest.raises(ConfigError, match="no earlier run .* altered since"):
+        run(config, from_node="ServingCheck")
+    again = config.model_copy(update={"push": config.push.model_copy(update={"keep": 12})})
+    assert reasons(again)["Trainer"] == f"{sample} was altered"
+    result = run(again, to_node="Evaluator")
+    states = {c.name: c.state for c in result.components}
+    assert states["Trainer"] == "done" and states["Transform"] == "cached"
+    assert "the blessed model has" in result.verdict
 
 
 def test_a_sweep_shares_what_it_can(mine: Any, good: RunResult) -> None:

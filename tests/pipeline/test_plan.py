@@ -57,11 +57,20 @@ def test_the_reasons_are_keys_of_the_yaml() -> None:
     old = {"train": {"epochs": 3, "batch_size": 32}, "code": "a", "inputs": {"text": "a"}}
     new = {"train": {"epochs": 4, "batch_size": 32}, "code": "b", "inputs": {"text": "b"}}
     assert list(plan._changes(old, new)) == [
-        "train.epochs: 4, was 3", "Espalier's own code has changed", "data.text.text: b, was a",
+        "train.epochs: 4, was 3", "Espalier's own code has changed", "data.text: b, was a",
     ]  # fmt: skip
     assert list(plan._changes({"compress": None}, {"compress": {"steps": ["x"]}})) == [
         "compress: {'steps': ['x']}, was none"
     ]
+
+
+def test_what_a_split_is_called() -> None:
+    old = {"rule": {"by": "row", "sample": None, "column": ""}}
+    new = {"rule": {"by": "group", "sample": 100, "column": "customer"}}
+    assert list(plan._changes(old, new)) == [
+        "data.split.by: group, was row", "data.sample: 100, was none",
+        "data.split, its column: customer, was ",
+    ]  # fmt: skip
 
 
 def test_neighbours_of_one_fate_share_a_line() -> None:

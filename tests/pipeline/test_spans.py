@@ -73,8 +73,12 @@ def test_a_configuration_reads_the_newest_and_warns_of_gaps(place: Path) -> None
     config = Config(**base)
     assert config.data.sources["all"].rstrip("/") == "data/3"
     assert "data/{SPAN}/" in config.to_yaml()
-    assert preflight._missing_spans(config) == [
+    assert preflight.missing_spans(config) == [
         "data/{SPAN}/: the newest span is read; below it 2 is missing."
     ]
+    settled = config.settled()
+    assert settled.data.csv == config.data.sources["all"]
     make("data/4/a.csv")
     assert config.data.sources["all"].rstrip("/") == "data/4"
+    assert settled.data.sources["all"].rstrip("/") == "data/3", "what has come since is not read"
+    assert settled.settled() is settled

@@ -1,5 +1,6 @@
 """Which combinations a sweep runs, and what it says of them."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -85,3 +86,17 @@ def test_the_tables() -> None:
     assert "failed: Trainer failed:" in runs and "\nno" not in runs
     groups = markdown(sweep.groups_table(rows()))
     assert groups.splitlines()[2:] == ["| 2 | 1 | 0.9000 |", "| 1 | 2 | 0.8200 ± 0.0283 |"]
+
+
+def test_what_fails_in_all_runs_alike_is_the_sweeps_own(tmp_path: Path) -> None:
+    config = Config(**{**BASE, "runs": str(tmp_path), "data": {**BASE["data"], "csv": "gone.csv"}},
+                    sweep={"train.seed": [1, 2]})  # fmt: skip
+    with pytest.raises(ConfigError, match="every run failed alike: .*gone.csv"):
+        sweep.sweep(config)
+
+
+def test_what_a_search_decides_is_not_swept() -> None:
+    tune = {"trials": 2, "over": {"train.learning_rate": [1e-4, 3e-4]}}
+    config = Config(**BASE, tune=tune, sweep={"train.learning_rate": [1e-3]})
+    with pytest.raises(ConfigError, match="train.learning_rate: tune.over searches it"):
+        sweep.variants(config)

@@ -15,7 +15,7 @@ from ..settings import Augment, Section, Train
 FEWEST_EPOCHS = 3  # of a hyperband: it gives a trial a third of them first
 # These name other parts of the run, what the search itself begins with, or a file whose content
 # is looked at before anything runs.
-_NEVER = ("augment", "distribute", "from", "from_", "seed", "stages", "weights")
+_NEVER = ("augment", "distribute", "from", "from_", "seed", "stages", "time_limit", "weights")
 
 
 class Range(Section):
