@@ -25,7 +25,7 @@ from . import report as report_
 from .config import Config
 from .progress import Reporter, live, quiet, shown
 from .results import RunResult
-from .store import Node, Store, alone, database
+from .store import Node, Output, Store, alone, database
 
 Runner = Literal["local", "beam"]
 Part = tuple[str | None, str | None, str | None]  # from, to, the run that --from builds on
@@ -305,8 +305,13 @@ def _base_run(config: Config, data: str, start: str, from_node: str) -> str:
     before = next((r for r in reversed(found) if _still_lies(config.home, r.run, needed)), None)
     if before is None:
         raise ConfigError(
-            f"--from {from_node}: no earlier run has finished what comes before it, or its files "
-            f"were altered since. Run without --from; unchanged components come from the cache."
+            f"--from {from_node}: no earlier run has finished what comes before it. Run without "
+            f"--from; unchanged components come from the cache."
+        )
+    if altered := contents.altered(config.home, _made(config.home, before.run, needed)):
+        raise ConfigError(
+            f"--from {from_node}: {next(iter(altered.values()))} since the run of {before.run}. Run "
+            f"without --from: what made it runs again, and all that comes behind."
         )
     old = YAML(typ="safe").load(before.config)
     now = config.written()
@@ -323,10 +328,13 @@ def _base_run(config: Config, data: str, start: str, from_node: str) -> str:
 
 
 def _still_lies(home: Path, run: str, needed: set[str]) -> bool:
-    """Whether what these components of a run made is still as they left it."""
+    """Whether `espalier gc` has left what these components of a run made."""
+    return all(output.live for output in _made(home, run, needed))
+
+
+def _made(home: Path, run: str, by: set[str]) -> list[Output]:
     nodes = Store(home).nodes(run) if database(home).exists() else []
-    made = [output for node in nodes if node.name in needed for output in node.outputs.values()]
-    return all(output.live for output in made) and not contents.altered(home, made)
+    return [output for node in nodes if node.name in by for output in node.outputs.values()]
 
 
 def _run_pipeline(
