@@ -310,8 +310,8 @@ def _base_run(config: Config, data: str, start: str, from_node: str) -> str:
         )
     if altered := contents.altered(config.home, _made(config.home, before.run, needed)):
         raise ConfigError(
-            f"--from {from_node}: {next(iter(altered.values()))} since the run of {before.run}. Run "
-            f"without --from: what made it runs again, and all that comes behind."
+            f"--from {from_node}: {next(iter(altered.values()))} since the run of {before.run}. "
+            f"Run without --from: what made it runs again, and all that comes behind."
         )
     old = YAML(typ="safe").load(before.config)
     now = config.written()
