@@ -138,6 +138,9 @@ class Both:
             result.metrics["overall"], abs=0.05
         )
         assert len(self.versions("here")) == len(self.versions("cluster"))
+        for version, other in zip(self.versions("here"), self.versions("cluster"), strict=True):
+            assert files(version) == files(other)
+            assert "assets.extra/MODEL_CARD.md" in files(version)
 
 
 def files(place: Path) -> set[str]:
