@@ -5,6 +5,7 @@ each row are looked at. TensorFlow is imported by the trial alone, in a process 
 """
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -279,9 +280,18 @@ def _estimate(config: Config, report: DataReport) -> Estimate:
     epochs = settings.all_epochs
     steps = epochs * -(-rows.get("train", 0) // settings.batch_size)
     evaluations = epochs * -(-rows.get("eval", 0) // settings.batch_size)
-    training = measured["first"] + (steps + evaluations / 3) * measured["step"]
+    once = measured["first"] + (steps + evaluations / 3) * measured["step"]
+    training = _all_trainings(config, once)
     run = training + _OVERHEAD + _SECONDS_PER_ROW * sum(rows.values())
     return Estimate(measured["step"], steps, training, run)
+
+
+def _all_trainings(config: Config, once: float) -> float:
+    """Seconds of the Trainer, and of a search before it, within their limits."""
+    once = min(once, 60 * (config.train.time_limit or math.inf))
+    if config.tune is None:
+        return once
+    return once + min(once * config.tune.most, 60 * (config.tune.time_limit or math.inf))
 
 
 def _mean_length(config: Config, lengths: Mapping[int, int]) -> int:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from espalier.pipeline.check import Check, check
+from espalier import Config
+from espalier.pipeline.check import Check, _all_trainings, check
 from espalier.pipeline.cli import app
 from espalier.trainer import trial
 
@@ -202,6 +203,17 @@ def test_the_estimate(tmp_path: Path, small_bert: Path) -> None:
     assert found.estimate is not None
     assert found.estimate.steps == 2 * -(-found.rows["train"] // 16)
     assert 0 < found.estimate.step < found.estimate.training < found.estimate.run
+
+
+def test_a_search_and_time_limits_count(tmp_path: Path) -> None:
+    def seconds(*changes: str) -> float:
+        return _all_trainings(Config.load(write(tmp_path, GOOD), changes), 600)
+
+    search = "tune={trials: 5, over: {train.learning_rate: {from: 1e-5, to: 1e-3}}"
+    assert seconds() == 600
+    assert seconds("train.time_limit=2") == 120
+    assert seconds(search + "}") == 6 * 600
+    assert seconds(search + ", time_limit: 10}") == 2 * 600
 
 
 @pytest.mark.parametrize(
