@@ -44,7 +44,6 @@ def predict_csv(
             is written.
         ServerError: the server refused, or did not answer in time.
     """
-    csv.field_size_limit(min(_LONGEST_FIELD, sys.maxsize))
     if len(columns) != len(predictor.inputs):
         raise ConfigError(
             f"{predictor.path} takes {' and '.join(predictor.inputs)}: name a column for each with "
@@ -54,6 +53,7 @@ def predict_csv(
         opened = file.open(encoding="utf-8-sig", newline="")
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}.") from None
+    before = csv.field_size_limit(min(_LONGEST_FIELD, sys.maxsize))
     with opened:
         try:
             return _predict(predictor, file, _rows(file, opened), columns, out, advance)
@@ -61,6 +61,8 @@ def predict_csv(
             raise DataError(f"{file}: is not UTF-8 (byte {error.start} of a part of it).") from None
         except OSError as error:
             raise ConfigError(f"the predictions cannot be written: {error.strerror}.") from None
+        finally:  # the limit is the whole process's, and what TFX reads is checked by it
+            csv.field_size_limit(before)
 
 
 def _predict(

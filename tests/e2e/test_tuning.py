@@ -33,6 +33,7 @@ def said() -> io.StringIO:
 @pytest.fixture(scope="module")
 def result(job: Any, first_run: RunResult, said: io.StringIO) -> RunResult:
     """The shared job again with a search, up to the Trainer: nothing is pushed."""
+    run(job.config, to_node="Transform")  # others may have read the rows anew since
     return run(load(job), to_node="Trainer", console=Console(file=said, width=200))
 
 
