@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..terminal import AsJson, AsMarkdown, ConfigPath, Output, Overrides, errors
+from .places import size_in_words
 
 if TYPE_CHECKING:
     from .check import Check
@@ -89,7 +90,11 @@ def _lines(found: "Check") -> list[tuple[str, str]]:
             )
         )
     lines += [
-        ("disk", f"about {_size(place.needed)} in {place.path}; {_size(place.free)} are free")
+        (
+            "disk",
+            f"about {size_in_words(place.needed)} in {place.path}; "
+            f"{size_in_words(place.free)} are free",
+        )
         for place in found.places
     ]
     if found.estimate:
@@ -102,10 +107,6 @@ def _lines(found: "Check") -> list[tuple[str, str]]:
             )
         )
     return lines
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
 def _time(seconds: float) -> str:

@@ -11,7 +11,6 @@ next collection takes it.
 
 import json
 import math
-import os
 import re
 import shutil
 from collections import defaultdict
@@ -24,7 +23,7 @@ from ..errors import ConfigError
 from . import results, versions
 from .compress import WORK
 from .config import Config
-from .places import check_writable
+from .places import check_writable, write_whole
 from .store import Graph, Node, alone, opened
 from .versions import History, Pushed, size_of
 
@@ -273,22 +272,12 @@ def _change_pins(
                 f"--unpin {name}: not pinned. Pinned are: {', '.join(pins) or 'none'}."
             )
         del pins[run]
-    file = config.home / PINS
-    temporary = file.with_name(f".{PINS}.new")
-    temporary.write_text(json.dumps({"runs": list(pins)}, indent=1), encoding="utf-8")
-    os.replace(temporary, file)
+    write_whole(config.home / PINS, json.dumps({"runs": list(pins)}, indent=1))
 
 
 def _find(config: Config, history: History, name: str) -> str:
-    """The run of a version, or the one whose id this is, or begins with it."""
-    if name in history.versions:
-        return history.versions[name].run
-    found = [run for run in history.runs if run.startswith(name.replace(" ", "T"))]
-    if len(found) == 1:
-        return found[0]
-    words = "several runs begin with" if found else "no run or version"
-    last = ", ".join((found or list(history.runs))[-5:]) or "none"
-    raise ConfigError(f"{config.home}: {words} {name}. The last runs are: {last}.")
+    runs = {version: one.run for version, one in history.versions.items()}
+    return results.find_run(config.home, list(history.runs), name, runs.get)
 
 
 # --- what lies there ----------------------------------------------------------------------------

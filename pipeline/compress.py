@@ -104,13 +104,13 @@ def open_trained(model: str | Path) -> Trained:
     """
     version = newest_version(Path(model))
     facts = trained_facts(str(version))
-    file = version / "assets.extra" / "config.yaml"
-    if not file.exists():
+    config = Config.of_version(version)
+    if config is None:
         raise ConfigError(
             f"{version}: it has no assets.extra/config.yaml, which says how it was trained. Name "
             f"a version that `espalier run` has pushed."
         )
-    return Trained(version.resolve(), facts, Config.load(file))
+    return Trained(version.resolve(), facts, config)
 
 
 def compress(

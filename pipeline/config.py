@@ -510,6 +510,18 @@ class Config(BaseModel):
         tree: dict[str, Any] = environment.restore(self.model_dump(mode="json", by_alias=True))
         return tree
 
+    @classmethod
+    def of_version(cls, version: Path) -> "Config | None":
+        """How a pushed version was made; None if that does not stand beside it.
+
+        Raises:
+            ConfigError: see `load`.
+        """
+        from ..components.pusher import publish  # which imports gRPC
+
+        file = version / publish.EXTRA / publish.CONFIG
+        return cls.load(file) if file.exists() else None
+
     def settled(self) -> "Config":
         """The same with `{SPAN}` looked up, once for all who read the data.
 

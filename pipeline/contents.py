@@ -4,14 +4,14 @@ TFX's cache looks whether an artifact's folder exists. A file in it that was cut
 deleted would go on into every later run; so each run notes what it made, and the next one looks.
 """
 
-import hashlib
 import json
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ..trainer.checkpoints import sha256
+from .places import write_whole
 from .store import Output
 
 FILE = "contents.json"
@@ -20,18 +20,21 @@ Seen = dict[str, list[Any]]  # a file's path -> bytes, time of its last change i
 
 def note(home: Path, outputs: Iterable[Output]) -> None:
     """Note what lies in artifacts that were not noted before."""
-    known = _known(home)
+    known = read(home)
     unknown = [o for o in outputs if str(o.id) not in known and "://" not in o.uri]
     new = {str(o.id): _look(Path(o.uri)) for o in unknown if Path(o.uri).exists()}
     if new:
-        part = home / f".{FILE}.new"
-        part.write_text(json.dumps(known | new), encoding="utf-8")
-        os.replace(part, home / FILE)
+        write_whole(home / FILE, json.dumps(known | new))
 
 
-def altered(home: Path, outputs: Iterable[Output]) -> dict[int, str]:
-    """What has become of artifacts that are no longer as they were noted, in words, by their id."""
-    known, found = _known(home), {}
+def altered(
+    home: Path, outputs: Iterable[Output], known: Mapping[str, Seen] | None = None
+) -> dict[int, str]:
+    """What has become of artifacts that are no longer as they were noted, in words, by their id.
+
+    `known` is what `read` returned before; the file grows with the runs.
+    """
+    known, found = read(home) if known is None else known, {}
     for output in outputs:
         if "://" in output.uri:
             continue
@@ -42,7 +45,8 @@ def altered(home: Path, outputs: Iterable[Output]) -> dict[int, str]:
     return found
 
 
-def _known(home: Path) -> dict[str, Seen]:
+def read(home: Path) -> dict[str, Seen]:
+    """What was noted of a pipeline's artifacts, by their ids."""
     with suppress(OSError, ValueError):
         return dict(json.loads((home / FILE).read_text(encoding="utf-8")))
     return {}
@@ -61,7 +65,7 @@ def _look(place: Path) -> Seen:
     found = {}
     for name, file in _files(place):
         status = file.stat()
-        found[name] = [status.st_size, status.st_mtime_ns, _digest(file)]
+        found[name] = [status.st_size, status.st_mtime_ns, sha256(file)]
     return found
 
 
@@ -78,14 +82,6 @@ def _difference(place: Path, seen: Seen | None) -> str:
         status = files[name].stat()
         # A copy of the folder has other times, and the same content.
         same = (status.st_size, status.st_mtime_ns) == (size, changed)
-        if not same and (status.st_size != size or _digest(files[name]) != digest):
+        if not same and (status.st_size != size or sha256(files[name]) != digest):
             return f"{files[name]} was altered"
     return ""
-
-
-def _digest(file: Path) -> str:
-    total = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            total.update(block)
-    return total.hexdigest()

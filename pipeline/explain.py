@@ -124,7 +124,7 @@ def _of_image(facts: Mapping[str, Any], file: Path) -> Asked:
 def _of_data(version: Path, facts: Mapping[str, Any], row: int, data: str | None) -> Asked:
     import tensorflow as tf
 
-    config = _config_of(version)
+    config = Config.of_version(version)
     on_bad_image = config.data.on_bad_image if config else "fail"
     rows = find_rows(data or _evaluated(version, config), facts, on_bad_image)
     # Read as strings, whatever the columns were in training: the label is not asked.
@@ -137,12 +137,6 @@ def _of_data(version: Path, facts: Mapping[str, Any], row: int, data: str | None
         return Asked(found.place, example, "|".join(v.decode() for v in values))
     count = sum(1 for _ in rows.read(spec))
     raise ConfigError(f"--row {row}: there are {count:,} rows; the first one is 1.")
-
-
-def _config_of(version: Path) -> Config | None:
-    """How a version was made; None if that does not stand beside it."""
-    file = version / "assets.extra" / "config.yaml"
-    return Config.load(file) if file.exists() else None
 
 
 def _evaluated(version: Path, config: Config | None) -> str:

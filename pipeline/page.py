@@ -1,6 +1,5 @@
 """What report.html can show, and how it becomes a file."""
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..errors import ConfigError
 from ..masking import masked
+from .places import write_whole
 
 Block = dict[str, Any]
 MOST = 40  # rows of a table; what is left out is said
@@ -138,11 +138,9 @@ def save(html: str, file: Path) -> Path:
     Raises:
         ConfigError: it cannot be written.
     """
-    temporary = file.with_name(f".{file.name}.new")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(masked(html), encoding="utf-8")
-        os.replace(temporary, file)
+        write_whole(file, masked(html))
     except OSError as error:
         raise ConfigError(f"{file}: cannot be written: {error.strerror}.") from None
     return file

@@ -1,5 +1,6 @@
 """The folders that a run writes to: can they be written, and is there room?"""
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -79,11 +80,19 @@ def room(path: Path, needed_bytes: int) -> int:
     free = shutil.disk_usage(folder).free
     if free < needed_bytes:
         raise ConfigError(
-            f"{path}: about {_size(needed_bytes)} are needed, and {_size(free)} are free in "
-            f"{folder}. Make room or name another place."
+            f"{path}: about {size_in_words(needed_bytes)} are needed, and {size_in_words(free)} "
+            f"are free in {folder}. Make room or name another place."
         )
     return free
 
 
-def _size(count: int) -> str:
+def write_whole(file: Path, text: str) -> None:
+    """Write a text to a file, in UTF-8: whole, or not at all."""
+    temporary = file.with_name(f".{file.name}.new")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, file)
+
+
+def size_in_words(count: int) -> str:
+    """Bytes as a person reads them."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

@@ -111,7 +111,7 @@ class _Past:
     """What has run before."""
 
     def __init__(self, config: Config) -> None:
-        self._home = config.home
+        self._home, self._contents = config.home, contents.read(config.home)
         store = Store(config.home)
         self._pushed = store.outputs("PushedModel")
         self._nodes: dict[str, list[Node]] = {}
@@ -139,7 +139,7 @@ class _Past:
             live = all(output.live for output in node.outputs.values())
             if steps.read(name, node.properties) != settings or node.inputs != inputs or not live:
                 continue
-            wrong = contents.altered(self._home, node.outputs.values())
+            wrong = contents.altered(self._home, node.outputs.values(), self._contents)
             if not wrong:
                 return Step(name, False, outputs=node.outputs)
             words = next(iter(wrong.values()))

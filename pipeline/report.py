@@ -93,18 +93,13 @@ def _metadata(home: Path) -> tuple[Store | None, list[str], str]:
 
 
 def _find(home: Path, runs: list[str], asked: str | None) -> str:
-    """The run that somebody means by its id, the beginning of it, or the version it pushed."""
-    if asked is None:
-        return runs[-1]
-    found = [run for run in runs if run.startswith(asked.replace(" ", "T"))]
-    if not found:
+    """The run that somebody means; the last one if None."""
+
+    def pushed_by(version: str) -> str | None:
         kept = results.all_results(home / "results")
-        found = [r.run for r in kept if r.pushed and Path(r.pushed).name == asked][:1]
-    if len(found) != 1:
-        many = "several runs begin with" if found else "no run"
-        shown = ", ".join((found or runs)[-5:])
-        raise ConfigError(f"{home}: {many} {asked}. The last ones are: {shown}.")
-    return found[0]
+        return next((r.run for r in kept if r.pushed and Path(r.pushed).name == version), None)
+
+    return runs[-1] if asked is None else results.find_run(home, runs, asked, pushed_by)
 
 
 def render(context: Context) -> str:

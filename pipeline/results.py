@@ -1,8 +1,7 @@
 """What a run came to: a plain record, stored as JSON, and the table a person reads."""
 
 import json
-import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,8 +11,10 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from ..errors import ConfigError
 from ..masking import masked
 from ..trainer.tuning.settings import words
+from .places import write_whole
 from .store import Node, Output, Store
 
 _GONE = "(its files are gone)"
@@ -101,9 +102,7 @@ class RunResult(BaseModel):
         if self.key:
             names.append("latest.json")
         for name in names:
-            temporary = folder / f".{name}.new"
-            temporary.write_text(masked(self.model_dump_json(indent=1)), encoding="utf-8")
-            os.replace(temporary, folder / name)
+            write_whole(folder / name, masked(self.model_dump_json(indent=1)))
         return folder / names[0]
 
 
@@ -115,6 +114,30 @@ def latest(folder: Path) -> RunResult | None:
 def of_run(folder: Path, run: str) -> RunResult | None:
     """One run's results, if they can be read."""
     return _read(folder / _file_name(run))
+
+
+def find_run(
+    home: Path, runs: Sequence[str], asked: str, pushed_by: Callable[[str], str | None]
+) -> str:
+    """The run that somebody means by its id, the beginning of it, or the version it pushed.
+
+    Args:
+        home: the pipeline's folder, for the message.
+        runs: their ids, the last one last.
+        asked: what was said.
+        pushed_by: the run of a version.
+
+    Raises:
+        ConfigError: there is none, or more than one.
+    """
+    found = [run for run in runs if run.startswith(asked.replace(" ", "T"))]
+    if not found and (run := pushed_by(asked)):
+        return run
+    if len(found) != 1:
+        many = "several runs begin with" if found else "no run"
+        shown = ", ".join((found or runs)[-5:]) or "none"
+        raise ConfigError(f"{home}: {many} {asked}. The last ones are: {shown}.")
+    return found[0]
 
 
 def all_results(folder: Path) -> list[RunResult]:

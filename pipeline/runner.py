@@ -130,8 +130,9 @@ def foresee(
     Args and errors as of `run`; the data is looked at as it is there.
     """
     options: dict[str, Any] = {"cache": cache, "accept": accept}
-    config = _settled(config, console or Console(stderr=True))
-    _look(config, options, console or Console(stderr=True))
+    screen = console or Console(stderr=True)
+    config = _settled(config, screen)
+    _look(config, options, screen)
     if cache and _same(config, _key(config, options["data"], options["start"], accept)):
         return []
     return plan.plan(config, **options)

@@ -300,3 +300,16 @@ def _report_steps(epochs: int, steps: int) -> "keras.callbacks.Callback":
             )  # fmt: skip
 
     return ReportSteps()
+
+
+def stopping(is_late: Callable[[], bool]) -> Any:
+    """A Keras callback that ends a training in time, and knows by `cut` whether it did."""
+    import tf_keras as keras
+
+    class Stopping(keras.callbacks.Callback):
+        cut = False
+
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            self.cut = self.model.stop_training = is_late()
+
+    return Stopping()

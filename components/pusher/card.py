@@ -7,10 +7,10 @@ model_card.json has the fields of the Model Card Toolkit's schema 0.0.2, for its
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from ruamel.yaml import YAML
 
 from ..intervals import wilson
@@ -51,7 +51,7 @@ class Facts:
     compression: Json = field(default_factory=dict)
     serving: Json = field(default_factory=dict)
 
-    @property
+    @cached_property
     def job(self) -> Json:
         """The configuration as plain values."""
         return YAML(typ="safe").load(self.config) or {}
@@ -95,6 +95,9 @@ def licence_of(version: Path) -> str:
 
 
 def _markdown(facts: Facts) -> str:
+    # Not at import: who lists versions, or rolls back, writes no card.
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined,
         autoescape=True,  # texts and labels come from anywhere, and Markdown may hold HTML

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ...errors import ConfigError
 from .. import augment as augment_
 from .. import hardware
-from ..fit import fit
+from ..fit import fit, stopping
 from ..input import Source, batches
 from ..settings import Train
 from ..sparsity import zeros
@@ -154,6 +154,7 @@ class Job:
                 "time_limit": None,
             }
         )  # fmt: skip
+        clock = [stopping(lambda: self.out_of_time)] if self.deadline else []
         try:
             fit(
                 model,
@@ -165,7 +166,7 @@ class Job:
                 log_dir=str(self.folder / step / "tensorboard"),
                 freeze=lambda model, what: None,
                 multi_label=self.multi_label,
-                callbacks=[*callbacks, *([self._clock()] if self.deadline else [])],
+                callbacks=[*callbacks, *clock],
                 keep=keep,
             )
         except ConfigError as error:
@@ -173,17 +174,6 @@ class Job:
                 f"compress.steps: {step}: {error} In this step: {step}.learning_rate, {rate:g} "
                 f"now. The trained model is kept."
             ) from None
-
-    def _clock(self) -> "keras.callbacks.Callback":
-        import tf_keras as keras
-
-        job = self
-
-        class Clock(keras.callbacks.Callback):
-            def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-                self.model.stop_training = job.out_of_time
-
-        return Clock()
 
     def precision(self) -> Any:
         """The policy that training computes in, as a context."""

@@ -21,7 +21,7 @@ from keras_tuner.errors import FailedTrialError, FatalError
 
 from ...errors import ConfigError, DataError
 from .. import families, hardware
-from ..fit import State
+from ..fit import State, stopping
 from ..run import Job, fitted, gather, state_folder, with_values
 from ..settings import Train
 from .settings import Range, Tune, applied, value_of, words
@@ -177,7 +177,7 @@ class Search(base_tuner.BaseTuner):
         for before in self.records.values():
             if all(before[key] == record[key] for key in ("values", "until")):
                 return {**before, "trial": number, "seconds": 0.0}
-        begin, clock = time.monotonic(), _clock(self._is_late)
+        begin, clock = time.monotonic(), stopping(self._is_late)
         try:
             with _on_the_bar(f"trial {number} of {self.tune.most}"):
                 state = self._train_trial(given, self._place(given["tuned"]), until, clock)
@@ -269,16 +269,3 @@ def _on_the_bar(name: str) -> Iterator[None]:
         yield
     finally:
         progress.removeFilter(change)
-
-
-def _clock(is_late: Callable[[], bool]) -> Any:
-    """A Keras callback that ends a training in time, and knows whether it did."""
-    import tf_keras as keras
-
-    class Clock(keras.callbacks.Callback):
-        cut = False
-
-        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-            self.cut = self.model.stop_training = is_late()
-
-    return Clock()
