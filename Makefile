@@ -1,5 +1,5 @@
 # Every target sets up what it needs; a set-up that is done costs no time.
-.PHONY: run digits small test docs lint format lock setup clean
+.PHONY: run digits small test drills docs lint format lock setup clean
 
 run: setup  ## customise the open model minilm on the sample reviews
 	.venv/bin/espalier run examples/reviews.yaml
@@ -12,6 +12,9 @@ small: setup  ## the same model of reviews, made small by a recipe
 
 test: setup
 	.venv/bin/python -m pytest -q
+
+drills: setup  ## break it on purpose, often; prints what was tried and what was lost
+	.venv/bin/python -m pytest -q tests/drills --long --timeout 7200
 
 docs: setup  ## the pages of docs/ as a site: build/site/index.html
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet --strict

@@ -20,6 +20,11 @@ TEXTS = (
 )
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--long`: the drills try everything often (see `make drills`)."""
+    parser.addoption("--long", action="store_true", help="the long form of tests/drills")
+
+
 def bert_tensors(config: Mapping[str, Any], seed: int = 0) -> dict[str, np.ndarray]:
     """Return random weights, float32, for a Hugging Face BERT of that config.json."""
     random = np.random.default_rng(seed)
