@@ -23,9 +23,10 @@ def reason(message: str) -> str:
 
 
 class EspalierError(Exception):
-    """Base of every error a user can mend."""
+    """Base of every error a user can mend; a `passing` one may be gone when it is tried again."""
 
     exit_code = 1
+    passing = False
 
 
 class ConfigError(EspalierError):

@@ -134,9 +134,9 @@ def _in_silence() -> Any:
 
 def _mend_task(task: dict[str, Any], config: Config, cache: bool) -> None:
     task["cachingOptions"] = {"enableCache": True} if cache else {}
-    if config.cluster.retries:
+    if config.retries:
         task["retryPolicy"] = {
-            "maxRetryCount": config.cluster.retries,
+            "maxRetryCount": config.retries,
             "backoffDuration": "30s",
             "backoffFactor": 2.0,
             "backoffMaxDuration": "600s",

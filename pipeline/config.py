@@ -7,6 +7,7 @@ Paths are relative to the current directory. `model:` is validated by the family
 import difflib
 import functools
 import io
+import logging
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -27,8 +28,10 @@ from ..trainer.compression.settings import Compress
 from ..trainer.preprocess import INPUTS, LABEL
 from ..trainer.settings import Augment, Export, Section, Train
 from ..trainer.tuning.settings import Tune, faults
-from . import environment
+from . import environment, formats
 from .spans import newest_spans
+
+_log = logging.getLogger(__name__)
 
 Metric = Literal["accuracy", "f1", "auc", "precision", "recall", "specificity", "loss"]
 FORMATS = ("csv", "parquet", "tfrecord", "images")
@@ -388,7 +391,6 @@ class Cluster(Section):
     resources: dict[str, Resources] = Field(
         default_factory=dict, description="By component (Trainer), or `all` for those not named."
     )
-    retries: int = Field(0, ge=0, description="How often a failed component is tried again.")
 
 
 def _check_together(data: Data, train: Train, model: Any) -> None:
@@ -419,7 +421,10 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    version: Literal[1] = Field(1, description="The version of this file's format.")
+    version: Literal[2] = Field(
+        2,
+        description="The version of this file's format. Files of version 1 are read too.",
+    )
     name: str = Field(
         pattern=r"^[a-z][a-z0-9-]{0,62}$",
         description="The pipeline's name: lower-case letters, digits and dashes.",
@@ -446,6 +451,13 @@ class Config(BaseModel):
     )
     runs: Place = Field(
         "runs", description="Folder for what runs leave: artifacts, metadata, logs, results."
+    )
+    retries: int = Field(
+        0,
+        ge=0,
+        description="How often what a network failed is tried again, after 1, 2, 4, ... seconds: "
+        "fetching what model names, publishing to a remote place. On Kubeflow Pipelines: every "
+        "failed component.",
     )
     secrets: list[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]] = Field(
         default=[],
@@ -491,18 +503,27 @@ class Config(BaseModel):
     @classmethod
     def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> "Config":
         """Read a YAML file, apply `key.path=value` overrides, and put the environment's values in
-        place of `${NAME}`.
+        place of `${NAME}`. A file of an older format is read too, and what is another there now
+        is logged.
 
         Raises:
             ConfigError: with a line per fault: file, line, key path, found, expected.
         """
+        config, changes = cls._load(path, overrides)
+        for change in changes:
+            _log.warning("%s: written for an older Espalier: %s.", path, change)
+        return config
+
+    @classmethod
+    def _load(cls, path: str | Path, overrides: Iterable[str] = ()) -> "tuple[Config, list[str]]":
         tree = _parse(_read(Path(path)), str(path))
         for override in overrides:
             _apply(tree, override)
+        changes = formats.migrate(tree, str(path))
         _expand(tree, str(path))
         config = cls.__new__(cls)
         config._fill(tree, str(path))  # not __init__(**tree), which would lose the line numbers
-        return config
+        return config, changes
 
     def written(self) -> dict[str, Any]:
         """The resolved configuration as a file has it: every default filled in, secrets as
@@ -520,7 +541,7 @@ class Config(BaseModel):
         from ..components.pusher import publish  # which imports gRPC
 
         file = version / publish.EXTRA / publish.CONFIG
-        return cls.load(file) if file.exists() else None
+        return cls._load(file)[0] if file.exists() else None
 
     def settled(self) -> "Config":
         """The same with `{SPAN}` looked up, once for all who read the data.

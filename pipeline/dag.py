@@ -117,6 +117,7 @@ def create_pipeline(
         compression=report,
         custom_config={
             "keep": config.push.keep,
+            "retries": config.retries,
             "config": config.to_yaml(),
             "licence": licence(config),
             # TFX must not take it from its cache; on Kubeflow the spec says so, and stays the same.

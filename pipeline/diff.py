@@ -9,6 +9,7 @@ from ruamel.yaml import YAML
 from ..components.intervals import wilson
 from . import report, report_data, versions
 from .config import Config
+from .formats import migrate
 from .report import Context
 from .results import RunResult
 
@@ -111,8 +112,10 @@ def _side(context: Context) -> Side:
 
 def settings(a: RunResult, b: RunResult) -> Iterator[Change]:
     """The keys that differ, by their paths: `train.epochs`, `compress.steps.0.prune.sparsity`."""
-    read = YAML(typ="safe").load
-    return _changes(*(dict(_leaves(read(one.config) or {})) for one in (a, b)))
+    trees = [YAML(typ="safe").load(one.config) or {} for one in (a, b)]
+    for tree, one in zip(trees, (a, b), strict=True):
+        migrate(tree, f"the run of {one.run}")
+    return _changes(*(dict(_leaves(tree)) for tree in trees))
 
 
 def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:

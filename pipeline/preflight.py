@@ -6,6 +6,7 @@ line number. Imports neither TensorFlow nor TFX; holds a row at a time, and coun
 
 import hashlib
 import json
+import logging
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ from ..components.faults import Faults, listed
 from ..components.names import split_of
 from ..components.row_split.rule import Rule
 from ..errors import ConfigError
+from ..retrying import retried
 from .csv_rows import STRING, CsvFile
 from .ledger import Ledger
 from .places import check_places, check_writable
@@ -119,7 +121,8 @@ def checks(
         return []
 
     def start() -> list[str]:
-        family.check(config.model, progress)
+        tell = progress or logging.getLogger(__name__).info
+        retried(lambda: family.check(config.model, progress), config.retries, tell)
         _check_freeze(config, family.depth(config.model))
         return []
 

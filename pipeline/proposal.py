@@ -22,7 +22,7 @@ def head(path: Path) -> list[str]:
     return [
         f"# Written by `espalier init {short(str(path))}`, from what the data looks like.",
         "# Every other key and its default: docs/configuration.md.",
-        "version: 1",
+        "version: 2",
         f"name: {name_of(path)}",
         "",
     ]

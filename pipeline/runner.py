@@ -25,7 +25,7 @@ from . import report as report_
 from .config import Config
 from .progress import Reporter, live, quiet, shown
 from .results import RunResult
-from .store import Node, Output, Store, alone, database
+from .store import Node, Output, Store, alone, check_format, database
 
 Runner = Literal["local", "beam"]
 Part = tuple[str | None, str | None, str | None]  # from, to, the run that --from builds on
@@ -140,6 +140,7 @@ def foresee(
 
 def _same(config: Config, key: str) -> RunResult | None:
     """The last run, if it had all the same to go by and its model is still served."""
+    check_format(config.home)
     before = results.latest(config.home / "results")
     same = before and before.key == key and _is_served(before, config.push.to)
     return before if same else None

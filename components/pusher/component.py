@@ -17,6 +17,7 @@ KEEP = "keep"
 CONFIG = "config"
 LICENCE = "licence"
 RUN = "run"
+RETRIES = "retries"
 
 
 class PusherSpec(ComponentSpec):
@@ -52,6 +53,7 @@ class Pusher(base_component.BaseComponent):
         custom_config: `keep`: int >= 1, how many versions stay (default: all of them);
             `config`: str, YAML text to put into the version as assets.extra/config.yaml;
             `licence`: str, of what training started from, for the model card;
+            `retries`: int >= 0, how often a publishing that a network failed is tried again;
             `run`: str, a new one each time keeps TFX from answering out of its cache: what is
             served may have changed since.
 
@@ -110,14 +112,18 @@ def check_destination(destination: pusher_pb2.PushDestination) -> None:
 
 def check_custom_config(custom_config: dict[str, Any]) -> None:
     """Refuses (ConfigError) unknown keys, and values of the wrong kind."""
-    known = (KEEP, CONFIG, LICENCE, RUN)
+    known = (KEEP, CONFIG, LICENCE, RUN, RETRIES)
     if unknown := sorted(set(custom_config) - set(known)):
         raise ConfigError(
             f"Pusher: custom_config knows {', '.join(known)} only. Received: {unknown}"
         )
-    keep = custom_config.get(KEEP)
-    if keep is not None and (isinstance(keep, bool) or not isinstance(keep, int) or keep < 1):
-        raise ConfigError(f"Pusher: {KEEP} must be a whole number, 1 or more. Received: {keep!r}")
+    for name, least in ((KEEP, 1), (RETRIES, 0)):
+        number = custom_config.get(name)
+        whole = isinstance(number, int) and not isinstance(number, bool)
+        if number is not None and not (whole and number >= least):
+            raise ConfigError(
+                f"Pusher: {name} must be a whole number, {least} or more. Received: {number!r}"
+            )
     for name in (CONFIG, LICENCE):
         text = custom_config.get(name)
         if text is not None and not isinstance(text, str):

@@ -6,12 +6,14 @@ import time
 from datetime import datetime
 from typing import Any
 
+from absl import logging
 from tfx.components.pusher import executor as stock
 from tfx.proto import pusher_pb2
 from tfx.types import artifact_utils, standard_component_specs
 from tfx.types.artifact import Artifact
 from tfx.utils import io_utils, json_utils, proto_utils
 
+from ...retrying import retried
 from ...trainer.export import describe_any
 from . import card, publish
 
@@ -71,7 +73,11 @@ class Executor(stock.Executor):
         publish.archive(model, pushed.uri)
         now = int(time.time())
         added = _added(input_dict, description, settings, now)
-        version = publish.publish(model, base, keep=settings.get("keep"), now=now, added=added)
+        version = retried(
+            lambda: publish.publish(model, base, keep=settings.get("keep"), now=now, added=added),
+            settings.get("retries", 0),
+            logging.warning,
+        )
         if needs := description.get("graph", {}).get("needs"):
             pushed.set_string_custom_property(NEEDS, ", ".join(needs))
         self._MarkPushed(pushed, pushed_destination=version.path, pushed_version=version.name)

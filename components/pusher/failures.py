@@ -16,6 +16,9 @@ _REASONS = {
     errno.EEXIST: "a file stands where the folder should be. Name another folder in push.to",
     errno.ENOTDIR: "a file stands where the folder should be. Name another folder in push.to",
 }
+# Codes of gRPC, and of TensorFlow's errors, that may be others the next time:
+# DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, ABORTED, UNAVAILABLE.
+_PASSING = (4, 8, 10, 14)
 
 
 @contextmanager
@@ -35,7 +38,9 @@ def destination_errors(destination: str, model: str) -> Iterator[None]:
 
         if not isinstance(error, tf.errors.OpError):
             raise
-        raise ConfigError(_sentence(destination, error.message)) from error
+        failure = ConfigError(_sentence(destination, error.message))
+        failure.passing = error.error_code in _PASSING
+        raise failure from error
 
 
 def _is_about(error: OSError, model: str) -> bool:

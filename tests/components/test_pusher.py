@@ -358,6 +358,27 @@ def test_executor_pushes_a_blessed_model(pushing):
     assert files_of(place) == FILES | {"assets.extra/config.yaml": b"version: 1\n"}
 
 
+def test_executor_tries_again_what_a_network_failed(pushing, monkeypatch):
+    import tensorflow as tf
+
+    monkeypatch.setattr("tenacity.nap.time.sleep", lambda seconds: None)
+    copy, failures = publish.copy_file, [tf.errors.UnavailableError(None, None, "503")] * 2
+
+    def fail_twice(source: str, to: str) -> None:
+        if to.startswith("ram://") and failures:
+            raise failures.pop()
+        copy(source, to)
+
+    monkeypatch.setattr(publish, "copy_file", fail_twice)
+    pushing.base = "ram://another/reviews"
+    with pytest.raises(ConfigError, match="503"):
+        pushing.run({"retries": 0})
+    pushing.run({"retries": 1})
+    assert pushing.pushed.get_int_custom_property("pushed") == 1
+    assert publish.newest_anywhere(pushing.base).number > NOW
+    assert not failures
+
+
 def test_executor_brings_the_config_of_the_same_model_up_to_date(pushing):
     pushing.run({"config": "version: 1\n"})
     pushing.run({"config": "version: 1  # again\n"})
@@ -408,6 +429,7 @@ def test_component_takes_stock_arguments():
     [
         ({"custom_config": {"keep": 0}}, "1 or more. Received: 0"),
         ({"custom_config": {"keep": True}}, "Received: True"),
+        ({"custom_config": {"retries": -1}}, "0 or more. Received: -1"),
         ({"custom_config": {"kep": 3}}, r"Received: \['kep'\]"),
         ({"custom_config": {"config": {"a": 1}}}, "Received: dict"),
         ({"push_destination": pusher_pb2.PushDestination()}, "must name a folder"),

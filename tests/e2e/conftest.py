@@ -64,7 +64,7 @@ class Job:
 
 
 YAML = """\
-version: 1
+version: 2
 name: small
 data:
   csv: {folder}/data

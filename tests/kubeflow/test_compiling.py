@@ -19,7 +19,6 @@ from espalier.pipeline.config import Resources
 CLUSTER = {
     "image": "registry.example/espalier@sha256:abc",
     "root": "minio://mlpipeline/v2",
-    "retries": 2,
     "resources": {
         "all": {"cpu": 1, "memory": "2Gi"},
         "Trainer": {
@@ -43,6 +42,7 @@ def config(small_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Config
         model={"family": "bert", "start": str(small_bert), "sequence_length": 16},
         push={"to": str(folder / "models")},
         cluster=CLUSTER,
+        retries=2,
     )
 
 

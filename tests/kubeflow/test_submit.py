@@ -173,7 +173,7 @@ def test_a_configuration_is_compiled(
     monkeypatch.setitem(sys.modules, "espalier.kubeflow.compiling", compiling)
     file = tmp_path / "reviews.yaml"
     file.write_text(
-        "{version: 1, name: reviews, data: {csv: rows.csv, text: text, label: label}, "
+        "{version: 2, name: reviews, data: {csv: rows.csv, text: text, label: label}, "
         "model: {family: bert, start: tiny}, push: {to: models/reviews}}"
     )
     result = espalier(

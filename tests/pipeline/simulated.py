@@ -21,7 +21,7 @@ from espalier.pipeline.runner import NODES
 from espalier.serving.predictor import find_newest
 
 YAML = """\
-version: 1
+version: 2
 name: reviews
 data: {{csv: reviews.csv, text: text, label: label}}
 model: {{family: bert, start: tiny, sequence_length: 32}}

@@ -15,7 +15,7 @@ from espalier.pipeline.cli import app
 from espalier.trainer import trial
 
 YAML = """\
-version: 1
+version: 2
 name: looked-at
 data: {{csv: {folder}/rows.csv, text: text, label: label}}
 model: {{family: bert, start: tiny, sequence_length: 16}}

@@ -11,7 +11,7 @@ import pytest
 from espalier import Config, ConfigError
 
 YAML = """\
-version: 1
+version: 2
 name: reviews
 data:
   csv: reviews.csv
@@ -130,7 +130,11 @@ FAULTS: dict[str, tuple[tuple[str, str], str]] = {
         ("name: reviews", "name: My_Reviews"),
         "job.yaml:2: name: String should match pattern",
     ),
-    "another version": (("version: 1", "version: 2"), "job.yaml:1: version: should be 1; found 2"),
+    "a newer version": (
+        ("version: 2", "version: 3"),
+        "job.yaml: version: the file is of format 3, and this Espalier reads 1 to 2. Upgrade",
+    ),
+    "no version": (("version: 2", "version: two"), "job.yaml:1: version: should be 2; found 'two'"),
     "another family": (
         ("family: bert", "family: brt"),
         "job.yaml:8: model.family: 'brt' is not known; did you mean bert? the families are: bert, "

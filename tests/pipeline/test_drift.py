@@ -119,7 +119,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
     """A job with a run that pushed version 7 out of 3,000 rows, and a later one."""
     folder = tmp_path_factory.mktemp("job")
     text = (
-        "{version: 1, name: reviews, data: {csv: x.csv, text: text, label: label}, "
+        "{version: 2, name: reviews, data: {csv: x.csv, text: text, label: label}, "
         f"model: {{family: bert, start: tiny}}, push: {{to: {folder}/m}}, runs: {folder}/runs}}"
     )
     (folder / "job.yaml").write_text(text)

@@ -24,7 +24,7 @@ from espalier.pipeline import versions
 from espalier.pipeline.cli import app
 
 YAML = """\
-version: 1
+version: 2
 name: reviews
 data: {{csv: reviews.csv, text: text, label: label}}
 model: {{family: bert, start: tiny, sequence_length: 32}}

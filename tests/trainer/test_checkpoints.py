@@ -9,6 +9,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -353,3 +354,33 @@ def test_some_pip_is_found_in_any_environment() -> None:
 @pytest.mark.parametrize("start", ["hf://nobody/nothing"])
 def test_a_handle_without_a_network(start: str, offline_hub: None) -> None:
     refuse(start, f"{start} could not be fetched", "network")
+
+
+class Answered(Exception):
+    """An error of an HTTP library."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"the hub said {code}")
+        self.response = SimpleNamespace(status_code=code)
+
+
+@pytest.mark.parametrize(
+    ("error", "passing"),
+    [
+        (ConnectionError("no route to host"), True),
+        (Answered(503), True),
+        (Answered(429), True),
+        (Answered(404), False),
+        (Answered(401), False),
+    ],
+)
+def test_what_may_go_another_time(
+    error: Exception, passing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse_it(*_: object, **__: object) -> None:
+        raise RuntimeError("wrapped") from error
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse_it)
+    with pytest.raises(CheckpointError) as caught:
+        checkpoints.resolve("hf://nobody/nothing")
+    assert caught.value.passing is passing
