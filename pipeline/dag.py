@@ -6,17 +6,15 @@ from typing import Any
 
 import tensorflow_data_validation as tfdv
 from tensorflow_metadata.proto.v0 import schema_pb2
-from tfx.components import (
-    ExampleValidator,
-    SchemaGen,
-    StatisticsGen,
-    Trainer,
-    Transform,
-)
 from tfx.components.example_gen.csv_example_gen import executor as csv_executor
 from tfx.components.example_gen.custom_executors import parquet_executor
 from tfx.components.example_gen.import_example_gen import executor as tfrecord_executor
+from tfx.components.example_validator.component import ExampleValidator
+from tfx.components.schema_gen.component import SchemaGen
 from tfx.components.schema_gen.import_schema_gen.component import ImportSchemaGen
+from tfx.components.statistics_gen.component import StatisticsGen
+from tfx.components.trainer.component import Trainer
+from tfx.components.transform.component import Transform
 from tfx.dsl.components.base import executor_spec
 from tfx.dsl.components.common.resolver import Resolver
 from tfx.orchestration import metadata
@@ -36,7 +34,6 @@ from ..components.pusher import Pusher
 from ..components.pusher.strategy import LastPushed
 from ..components.row_split.executor import EXECUTORS
 from ..components.serving_check import ServingCheck
-from ..components.tuner import Tuner
 from ..trainer import families
 from . import steps, store
 from .config import Config, Data
@@ -247,10 +244,12 @@ def _learn(config: Config, start: str, examples: Any, schema: Any, baseline: Any
     return [transform, *tuner, trainer]
 
 
-def _tuner(config: Config, start: str, given: dict[str, Any]) -> list[Tuner]:
+def _tuner(config: Config, start: str, given: dict[str, Any]) -> list[Any]:
     """The Tuner, if there is a search; `given` is what the Trainer is given."""
     if config.tune is None:
         return []
+    from ..components.tuner import Tuner  # which imports keras-tuner, and this Keras 3
+
     return [
         Tuner(
             tuner_fn="espalier.trainer.tuning.search.tuner_fn",
