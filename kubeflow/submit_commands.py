@@ -184,7 +184,7 @@ def _compiled(
     overrides: list[str] | None,
 ) -> Any:
     """The Spec, compiled from a configuration or read from a file."""
-    from .spec import read_spec
+    from .spec import MOST_BYTES, read_spec
 
     if (config is None) == (spec is None):
         raise ConfigError("give a CONFIG, or a compiled pipeline with --spec FILE; one of them.")
@@ -202,7 +202,8 @@ def _compiled(
             f"{', '.join(useless)}: says how a CONFIG is compiled; {spec} is compiled already."
         )
     try:
-        return read_spec(spec.read_text(encoding="utf-8"), str(spec))
+        with spec.open("rb") as file:
+            return read_spec(file.read(MOST_BYTES + 1).decode("utf-8"), str(spec))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{spec}: cannot be read as UTF-8 text: {error}.") from None
 
