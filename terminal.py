@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.markup import escape
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
@@ -32,6 +33,28 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, 
 AsMarkdown = Annotated[bool, typer.Option("--md", help="The same as GitHub's Markdown.")]
 
 _WIDE = 160  # characters
+
+# Texts, labels and names come from anywhere. What would move a terminal's cursor, write to its
+# clipboard or turn the direction of what follows is shown as a picture of itself.
+_SHOWN = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"}
+_SHOWN |= {0x7F: 0x2421, **dict.fromkeys(range(0x80, 0xA0), 0xFFFD)}
+_SHOWN |= dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A)], 0xFFFD)
+
+
+def harmless(text: str) -> str:
+    """The text without anything that a terminal or a reader of bidirectional text would obey."""
+    return text.translate(_SHOWN)
+
+
+class Screen(Console):
+    """Rich's console, on which the texts that are shown cannot steer the terminal."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        """See `rich.console.Console.render`; control codes of Rich's own come marked as such."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=harmless(segment.text))
 
 
 def errors(command: Callable[..., None]) -> Callable[..., None]:
@@ -54,7 +77,7 @@ def errors(command: Callable[..., None]) -> Callable[..., None]:
                 2,
             )
         except KeyboardInterrupt:
-            Console(stderr=True).print("stopped; the next run goes on from here")
+            Screen(stderr=True).print("stopped; the next run goes on from here")
             raise typer.Exit(130) from None
 
     return wrapped
@@ -83,7 +106,7 @@ _EXTRAS = {
 
 def fail(message: str, code: int) -> None:
     """Print an error and exit."""
-    Console(stderr=True).print(
+    Screen(stderr=True).print(
         f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True
     )
     raise typer.Exit(code) from None
@@ -91,8 +114,8 @@ def fail(message: str, code: int) -> None:
 
 def console() -> Console:
     """Standard output, wide enough for any table where no terminal bounds it."""
-    found = Console()
-    return found if found.is_terminal else Console(width=max(_WIDE, found.width))
+    found = Screen()
+    return found if found.is_terminal else Screen(width=max(_WIDE, found.width))
 
 
 def hush() -> None:
@@ -124,7 +147,7 @@ class Output:
         # ends soon, and closes it.
         copy = open(os.dup(2), "w", buffering=1, encoding="utf-8", closefd=False)  # noqa: SIM115
         masked: Any = masking.Stream(copy)
-        return Console(file=masked)
+        return Screen(file=masked)
 
     def show(self, data: Any, *parts: RenderableType, screen: Console | None = None) -> None:
         """Print the result.
@@ -137,7 +160,7 @@ class Output:
         if self._as_json:
             sys.stdout.write(json.dumps(_plain(data), indent=1) + "\n")
         elif self.alone:
-            sys.stdout.write(markdown(Group(*parts)) + "\n")
+            sys.stdout.write(harmless(markdown(Group(*parts))) + "\n")
         else:
             for part in parts:
                 if isinstance(part, str):
@@ -147,7 +170,7 @@ class Output:
 
     def tell(self, words: str) -> None:
         """A sentence beside the result, in Rich's markup: for people alone."""
-        Console(stderr=self.alone).print(words, highlight=False, soft_wrap=True)
+        Screen(stderr=self.alone).print(words, highlight=False, soft_wrap=True)
 
 
 def _plain(value: Any) -> Any:
@@ -197,7 +220,7 @@ def _bullets(tree: Tree, indent: str = "") -> Iterator[str]:
 
 def _marked(part: Any) -> str:
     """One line of text in which Markdown finds no marks of its own."""
-    return re.sub(r"([\\|*`<])", r"\\\1", " ".join(_words(part).split()))
+    return re.sub(r"([\\|*`<]|\[(?=[^\]]*\]\())", r"\\\1", " ".join(_words(part).split()))
 
 
 def _words(part: Any) -> str:

@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
-from ..terminal import ConfigPath, Overrides, errors
+from ..terminal import ConfigPath, Overrides, Screen, errors
 
 commands = typer.Typer()
 
@@ -38,7 +37,7 @@ def compile_(
 
     job = Config.load(config, set_ or ())
     write(compile_pipeline(job, image=image, root=root, cache=not no_cache), output)
-    Console().print(
+    Screen().print(
         f"wrote {escape(str(output))}; next: espalier submit --spec {escape(str(output))} --host "
         "URL, or upload it in the dashboard",
         highlight=False,

@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
-from ..terminal import ConfigPath, Overrides, errors
+from ..terminal import ConfigPath, Overrides, Screen, errors
 
 commands = typer.Typer()
 
@@ -56,7 +55,7 @@ def manifests(
     )
     needed = work.needs(job)
     work.write(files, output)
-    screen = Console()
+    screen = Screen()
 
     def say(text: str) -> None:
         screen.print(escape(text), highlight=False, soft_wrap=True)

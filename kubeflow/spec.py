@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConfigError
+from ..pipeline import yaml_text
 from .linting import SCHEMA_VERSION
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,127}")  # the server's own rule
+MOST_BYTES = 2_000_000  # Kubernetes takes 1.5 MB
+_MOST_TOLD = 10 * MOST_BYTES
 
 
 @dataclass(frozen=True)
@@ -43,10 +46,18 @@ def read_spec(text: str, where: str) -> Spec:
     """
     import yaml
 
+    if len(text) > MOST_BYTES:
+        raise ConfigError(
+            f"{where}: larger than {MOST_BYTES:,} bytes; this is no compiled pipeline."
+        )
     try:
         documents = [one for one in yaml.safe_load_all(text) if one is not None]
     except yaml.YAMLError as error:
         raise ConfigError(f"{where}: not YAML: {' '.join(str(error).split())}.") from None
+    except (RecursionError, ValueError) as error:  # depth without end; numbers and dates
+        raise ConfigError(f"{where}: not YAML: {error}.") from None
+    if wrong := yaml_text.fault(documents, most=_MOST_TOLD):
+        raise ConfigError(f"{where}: {wrong}")
     specs = [one for one in documents if isinstance(one, dict) and "pipelineInfo" in one]
     if len(specs) != 1 or not isinstance(specs[0].get("root"), dict):
         raise ConfigError(f"{where}: {_instead(documents, len(specs))}")

@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from ..errors import ConfigError
-from ..terminal import AsJson, AsMarkdown, Output, Overrides, console, errors
+from ..terminal import AsJson, AsMarkdown, Output, Overrides, Screen, console, errors
 
 commands = typer.Typer()
 
@@ -116,8 +115,8 @@ def runs(
         name, link = escape(row["name"]), escape(row["link"])
         table.add_row(name, _word(row["state"]), begun, _took(row["seconds"]), link)
     # A link that is broken in two opens nothing.
-    wide = max(console().width, Console(width=10_000).measure(table).maximum)
-    output.show(rows, table, screen=Console(width=wide))
+    wide = max(console().width, Screen(width=10_000).measure(table).maximum)
+    output.show(rows, table, screen=Screen(width=wide))
 
 
 def _described(server: Any, run: dict[str, Any]) -> dict[str, Any]:
@@ -184,7 +183,7 @@ def _compiled(
     overrides: list[str] | None,
 ) -> Any:
     """The Spec, compiled from a configuration or read from a file."""
-    from .spec import read_spec
+    from .spec import MOST_BYTES, read_spec
 
     if (config is None) == (spec is None):
         raise ConfigError("give a CONFIG, or a compiled pipeline with --spec FILE; one of them.")
@@ -202,7 +201,8 @@ def _compiled(
             f"{', '.join(useless)}: says how a CONFIG is compiled; {spec} is compiled already."
         )
     try:
-        return read_spec(spec.read_text(encoding="utf-8"), str(spec))
+        with spec.open("rb") as file:
+            return read_spec(file.read(MOST_BYTES + 1).decode("utf-8"), str(spec))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{spec}: cannot be read as UTF-8 text: {error}.") from None
 
@@ -213,7 +213,7 @@ def _named(host: str) -> str:
 
     full = full_address(host)
     if "://" not in host:
-        Console(stderr=True).print(
+        Screen(stderr=True).print(
             f"--host has no scheme; taken as {escape(full)}", highlight=False, soft_wrap=True
         )
     return full
@@ -269,4 +269,4 @@ def _took(seconds: float | None) -> str:
 
 def _print(words: str, *, stderr: bool = False, markup: bool = False) -> None:
     """A line, whole however long: a link that is broken in two opens nothing."""
-    Console(stderr=stderr).print(words, highlight=False, soft_wrap=True, markup=markup)
+    Screen(stderr=stderr).print(words, highlight=False, soft_wrap=True, markup=markup)

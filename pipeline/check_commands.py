@@ -3,11 +3,11 @@
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from ..terminal import AsJson, AsMarkdown, ConfigPath, Output, Overrides, errors
+from ..terminal import AsJson, AsMarkdown, ConfigPath, Output, Overrides, Screen, errors
 from .places import size_in_words
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ def check(
     from .check import check as look
 
     output = Output(as_json, as_md)
-    screen = output.progress() or Console()
-    progress = lambda line: screen.print(line, style="dim", highlight=False)  # noqa: E731
+    screen = output.progress() or Screen()
+    progress = lambda line: screen.print(escape(line), style="dim", highlight=False)  # noqa: E731
     found = look(config, set_ or (), trial=trial, progress=progress)
     output.show(found, *parts(found))
     raise typer.Exit(found.exit_code)

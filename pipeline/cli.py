@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from ..errors import ConfigError
 from ..serving.commands import commands as serving_commands
-from ..terminal import AsJson, AsMarkdown, ConfigPath, Output, Overrides, errors, hush
+from ..terminal import AsJson, AsMarkdown, ConfigPath, Output, Overrides, Screen, errors, hush
 from .check_commands import commands as check_commands
 from .diff_commands import commands as diff_commands
 from .doctor_commands import commands as doctor_commands
@@ -178,7 +177,7 @@ def report(
     home = Config.load(config, set_ or ()).home
     hush()  # data that have changed are compared by TFDV
     page = comparison.write(home, compare, run_id) if compare else one_run.write(home, run_id)
-    Console().print(escape(str(page)), highlight=False, soft_wrap=True)
+    Screen().print(escape(str(page)), highlight=False, soft_wrap=True)
     if open_:
         typer.launch(str(page))
 
@@ -222,7 +221,7 @@ def init(
         raise ConfigError(f"{output}: exists already; name another file with -o.") from None
     except OSError as error:
         raise ConfigError(f"{output}: cannot be written: {error.strerror}.") from None
-    Console().print(f"wrote {output}; next: espalier run {output}", highlight=False)
+    Screen().print(escape(f"wrote {output}; next: espalier run {output}"), highlight=False)
 
 
 @app.command()

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_a
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from .. import masking
 from ..components.names import SPLITS
@@ -28,7 +27,7 @@ from ..trainer.compression.settings import Compress
 from ..trainer.preprocess import INPUTS, LABEL
 from ..trainer.settings import Augment, Export, Section, Train
 from ..trainer.tuning.settings import Tune, faults
-from . import environment, formats
+from . import environment, formats, yaml_text
 from .spans import newest_spans
 
 _log = logging.getLogger(__name__)
@@ -497,7 +496,7 @@ class Config(BaseModel):
         try:
             self.__pydantic_validator__.validate_python(values, self_instance=self)
         except ValidationError as error:
-            faults = "\n".join(_sentences(error, where, values, Config))
+            faults = yaml_text.listed(_sentences(error, where, values, Config))
             raise ConfigError(masking.masked(faults)) from None
 
     @classmethod
@@ -516,7 +515,7 @@ class Config(BaseModel):
 
     @classmethod
     def _load(cls, path: str | Path, overrides: Iterable[str] = ()) -> "tuple[Config, list[str]]":
-        tree = _parse(_read(Path(path)), str(path))
+        tree = yaml_text.parse(yaml_text.read(Path(path)), str(path))
         for override in overrides:
             _apply(tree, override)
         changes = formats.migrate(tree, str(path))
@@ -586,7 +585,7 @@ def load_section(path: str | Path, name: str, model: type[Part]) -> Part:
     Raises:
         ConfigError: with a line per fault, as `Config.load` gives them.
     """
-    tree = _parse(_read(Path(path)), str(path))
+    tree = yaml_text.parse(yaml_text.read(Path(path)), str(path))
     prefix = (name,) if name in tree else ()
     section = tree[name] if prefix else tree
     if section is None or (not prefix and "data" in tree):
@@ -598,40 +597,9 @@ def load_section(path: str | Path, name: str, model: type[Part]) -> Part:
     try:
         return model.model_validate(section)
     except ValidationError as error:
-        raise ConfigError("\n".join(_sentences(error, str(path), tree, model, prefix))) from None
-
-
-def _read(path: Path) -> str:
-    try:
-        if path.stat().st_size > 1_000_000:
-            raise ConfigError(f"{path}: larger than 1 MB; this is not an Espalier configuration.")
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        near = difflib.get_close_matches(path.name, [p.name for p in _siblings(path)], 1)
-        hint = f" Did you mean {path.with_name(near[0])}?" if near else ""
-        raise ConfigError(f"{path}: no such file.{hint}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}") from None
-
-
-def _siblings(path: Path) -> list[Path]:
-    return list(path.parent.iterdir()) if path.parent.is_dir() else []
-
-
-def _parse(text: str, where: str) -> Any:
-    try:
-        tree = YAML().load(text)
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = f":{mark.line + 1}" if mark else ""
-        quoted = '. Between braces write it in quotes: "${NAME}"'
-        hint = quoted if mark and "${" in text.splitlines()[mark.line] else ""
-        raise ConfigError(f"{where}{line}: not valid YAML: {error.problem}{hint}") from None
-    except (YAMLError, ValueError) as error:
-        raise ConfigError(f"{where}: not valid YAML: {error}") from None
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{where}: expected `key: value` lines, found {type(tree).__name__}.")
-    return tree
+        raise ConfigError(
+            yaml_text.listed(_sentences(error, str(path), tree, model, prefix))
+        ) from None
 
 
 def _expand(tree: dict[str, Any], where: str, prefix: Sequence[str] = ()) -> None:
@@ -642,7 +610,9 @@ def _expand(tree: dict[str, Any], where: str, prefix: Sequence[str] = ()) -> Non
 def _place(tree: Any, where: str, path: Sequence[Any]) -> str:
     """The file, the line and the key."""
     line = _line(tree, path)
-    return f"{where}{f':{line}' if line else ''}: {'.'.join(map(str, path)) or '(top)'}"
+    return (
+        f"{where}{f':{line}' if line else ''}: {yaml_text.cut('.'.join(map(str, path))) or '(top)'}"
+    )
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
@@ -654,7 +624,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         tree = tree.setdefault(parent, {})
         if not isinstance(tree, dict):
             raise ConfigError(f"--set {override}: {parent} is not a section.")
-    tree[last] = _parse(f"value: {value}", f"--set {key}")["value"]
+    tree[last] = yaml_text.parse(f"value: {value}", f"--set {key}")["value"]
     lines = getattr(getattr(tree, "lc", None), "data", None)
     if lines:  # its line in the file would mislead
         lines.pop(last, None)
@@ -700,12 +670,13 @@ def _line(tree: Any, path: Sequence[Any]) -> int | None:
 
 
 def _reason(fault: Any, model: Any) -> str:
+    shown = yaml_text.shown
     name, kind = str(fault["loc"][-1]) if fault["loc"] else "", fault["type"]
     if kind == "extra_forbidden":
         known = _known(fault["loc"][:-1], model)
         near = difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}."
-        return f"unknown key {name!r}; {hint}"
+        return f"unknown key {shown(name)}; {hint}"
     if kind == "missing":
         return "missing; it has no default."
     if kind == "union_tag_not_found":
@@ -714,9 +685,9 @@ def _reason(fault: Any, model: Any) -> str:
         near = difflib.get_close_matches(str(fault["ctx"]["tag"]), families.names(), 1)
         hint = f"did you mean {near[0]}? " if near else ""
         names = ", ".join(families.names())
-        return f"{fault['ctx']['tag']!r} is not known; {hint}the families are: {names}."
+        return f"{shown(fault['ctx']['tag'])} is not known; {hint}the families are: {names}."
     message = fault["msg"].removeprefix("Value error, ").replace("Input should", "should")
-    return f"{message}; found {fault['input']!r}" if kind != "value_error" else message
+    return message if kind == "value_error" else f"{message}; found {shown(fault['input'])}"
 
 
 def _known(loc: Sequence[Any], model: Any) -> list[str]:

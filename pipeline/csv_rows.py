@@ -11,6 +11,7 @@ import csv
 import io
 import re
 import shlex
+from collections import Counter
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -21,6 +22,7 @@ from ..components.faults import Faults
 UNKNOWN, INT, FLOAT, STRING = range(4)
 TYPE_NAMES = ("nothing", "whole numbers", "numbers", "strings")
 
+MOST_COLUMNS = 10_000  # TFX looks at each of them in every row
 _LONGEST = 1 << 22  # bytes of a line, or characters of a record, that are looked at
 _BOM = b"\xef\xbb\xbf"
 _UTF_16 = ("UTF-16 text", "Convert it: iconv -f utf-16 -t utf-8 {} > NEW.")
@@ -239,7 +241,12 @@ def _header_fault(line: str, names: list[str], file: str) -> tuple[str, str] | N
             f"column {names.index('') + 1} has no name",
             "Name it or leave it out (pandas: to_csv(..., index=False)).",
         )
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    if len(names) > MOST_COLUMNS:
+        return (
+            f"{len(names):,} columns, and {MOST_COLUMNS:,} are the most",
+            "Keep those that are used.",
+        )
+    if twice := sorted(name for name, count in Counter(names).items() if count > 1):
         return (
             f"the column {twice[0]!r} is named twice, and TFX would keep the last",
             "Give each column a name of its own.",

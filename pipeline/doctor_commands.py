@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from ..components.faults import counted
-from ..terminal import AsJson, AsMarkdown, Output, Overrides, errors
+from ..terminal import AsJson, AsMarkdown, Output, Overrides, Screen, errors
 
 commands = typer.Typer()
 _STYLES = {"ok": "green", "warning": "yellow", "fault": "bold red"}
@@ -35,7 +34,7 @@ def doctor(
     from . import doctor as work
 
     output = Output(as_json, as_md)
-    with Console(stderr=True).status("looking, and importing packages: half a minute"):
+    with Screen(stderr=True).status("looking, and importing packages: half a minute"):
         lines = work.examine(config, set_ or ())
     table = Table("", "what", "found", "what to do", box=None, padding=(0, 2, 0, 0))
     for one in lines:

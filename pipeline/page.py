@@ -9,14 +9,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..errors import ConfigError
 from ..masking import masked
+from ..terminal import harmless
 from .places import write_whole
 
 Block = dict[str, Any]
 MOST = 40  # rows of a table; what is left out is said
 _LONGEST = 500  # characters of a cell
-# Codes that move a terminal's cursor, and that HTML forbids, as pictures of themselves.
-_CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"}
-_CONTROLS |= {0x7F: 0x2421, **dict.fromkeys(range(0x80, 0xA0), 0xFFFD)}
 
 
 @dataclass
@@ -129,7 +127,7 @@ def render(title: str, subtitle: str, mood: str, verdict: str, sections: Sequenc
         title=title, subtitle=subtitle, mood=mood, verdict=verdict,
         sections=[section for section in sections if section.blocks],
     )  # fmt: skip
-    return html.translate(_CONTROLS)
+    return harmless(html)  # which HTML forbids, or which turns what follows
 
 
 def save(html: str, file: Path) -> Path:

@@ -4,11 +4,12 @@ That reader (example_gen/utils.py, dict_to_example) takes every value that Pytho
 missing: 0, False and "" are lost; and it fails on dates, decimals and nested records.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import types
 
@@ -17,7 +18,10 @@ from ..trainer.checkpoints import sha256
 from .csv_rows import FLOAT, INT, STRING
 from .tally import Columns, Tally, same_columns
 
-_BATCH = 4096  # rows
+_BATCH = 1024  # rows
+_LONGEST = 1 << 20  # bytes of a cell
+# Of ours and of pyarrow's: thrift that breaks off is an OSError without an errno.
+_FAULTS = (pa.ArrowException, OSError, KeyError, UnicodeDecodeError)
 
 
 def read_parquet(file: Path, tally: Tally, columns: Columns, _: list[str]) -> str:
@@ -30,8 +34,8 @@ def read_parquet(file: Path, tally: Tally, columns: Columns, _: list[str]) -> st
         with pq.ParquetFile(file) as table:
             schema = table.schema_arrow
             _look_at_types(file, schema, tally, columns)
-            _read(file, table, tally, columns)
-    except pa.ArrowException as error:
+        _read(file, tally, columns)
+    except _FAULTS as error:
         raise _damaged(file, error, tally.faults) from None
     return sha256(file)
 
@@ -40,25 +44,68 @@ def rows(file: Path, faults: Faults) -> Iterator[tuple[list[str], list[str]]]:
     """Every row: (column names, cells as text). For a look at a table that is not known yet."""
     try:
         with pq.ParquetFile(file) as table:
-            schema = table.schema_arrow
-            known = [one.name for one in schema if _kind(one.type) is not None]
-            for batch in table.iter_batches(batch_size=_BATCH, columns=known):
-                for row in zip(*(column.to_pylist() for column in batch), strict=True):
-                    yield known, [_plain(value) for value in row]
-    except pa.ArrowException as error:
+            known = [one.name for one in table.schema_arrow if _kind(one.type) is not None]
+        for batch in _batches(file, faults, known):
+            for row in zip(*(column.to_pylist() for column in batch), strict=True):
+                yield known, [_plain(value) for value in row]
+    except _FAULTS as error:
         raise _damaged(file, error, faults) from None
 
 
-def batches(file: Path) -> Iterator[tuple[list[str], tuple[Any, ...]]]:
+def batches(file: Path, faults: Faults) -> Iterator[tuple[list[str], tuple[Any, ...]]]:
     """(column names, values) of each row, of all columns."""
+    for batch in _batches(file, faults):
+        for cells in zip(*(column.to_pylist() for column in batch), strict=True):
+            yield batch.schema.names, cells
+
+
+def _batches(
+    file: Path, faults: Faults, needed: Collection[str] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """The rows, batch by batch: the columns needed, or all.
+
+    A long text that all rows share is stored once, and would be copied for each row. So columns of
+    text are read as their different values first; all of them, since TFX reads all.
+
+    Raises:
+        Unreadable: a cell is longer than any that is of use; the fault is noted.
+    """
     with pq.ParquetFile(file) as table:
+        texts = [one.name for one in table.schema_arrow if _is_text(one.type)]
+    row = 0
+    with pq.ParquetFile(file, read_dictionary=texts) as table:
         for batch in table.iter_batches(batch_size=_BATCH):
-            for cells in zip(*(column.to_pylist() for column in batch), strict=True):
-                yield batch.schema.names, cells
+            for name in texts:
+                _check_length(file, batch, name, row, faults)
+            names = batch.schema.names if needed is None else list(needed)
+            arrays = [_decoded(batch.column(name)) for name in names]
+            yield pa.RecordBatch.from_arrays(arrays, names)
+            row += batch.num_rows
 
 
-def _damaged(file: Path, error: pa.ArrowException, faults: Faults) -> Unreadable:
-    first = str(error).splitlines()[0]
+def _check_length(file: Path, batch: pa.RecordBatch, name: str, row: int, faults: Faults) -> None:
+    column = batch.column(name)
+    different = column.dictionary if types.is_dictionary(column.type) else column
+    longest = pc.max(pc.binary_length(different)).as_py() or 0
+    if longest > _LONGEST:
+        what = f"column {name!r} has a cell of {longest:,} bytes, and {_LONGEST:,} are the most"
+        raise faults.stop(file, row + 1, what, "Shorten it; a model reads a few hundred words.")
+
+
+def _decoded(column: pa.Array) -> pa.Array:
+    return column.dictionary_decode() if types.is_dictionary(column.type) else column
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if types.is_dictionary(kind) else kind
+    texts = (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary)
+    return any(is_text(kind) for is_text in texts)
+
+
+def _damaged(file: Path, error: Exception, faults: Faults) -> Unreadable:
+    first = (str(error).splitlines() or [type(error).__name__])[0][:300]
+    if isinstance(error, UnicodeDecodeError):
+        return faults.stop(file, None, f"a text that is not UTF-8 ({first})", "Write it anew.")
     return faults.stop(
         file, None, f"not a Parquet file, or a damaged one ({first})", "Write it anew."
     )
@@ -97,15 +144,14 @@ def _kind(kind: pa.DataType) -> int | None:
         return FLOAT
     if types.is_null(kind):
         return STRING
-    texts = (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary)
-    return STRING if any(is_text(kind) for is_text in texts) else None
+    return STRING if _is_text(kind) else None
 
 
-def _read(file: Path, table: pq.ParquetFile, tally: Tally, columns: Columns) -> None:
+def _read(file: Path, tally: Tally, columns: Columns) -> None:
     texts, label, slices, rule = columns
     used, key = columns.used, [rule.column] if rule.column else []
     row = 0
-    for batch in table.iter_batches(batch_size=_BATCH, columns=used):
+    for batch in _batches(file, tally.faults, used):
         columns_ = [batch.column(name).to_pylist() for name in used]
         for cells in zip(*columns_, strict=True):
             row += 1

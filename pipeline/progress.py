@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from .. import masking
+from ..terminal import Screen
 from .results import produced
 from .store import Node
 
@@ -197,7 +198,7 @@ def shown(log: Path, console: Console | None = None) -> Iterator[None]:
         console: where the steps go; standard output if None.
     """
     with quiet(log) as screen:
-        console = console or Console(file=screen)
-        console.print(f"log: {log}", style="dim", highlight=False, soft_wrap=True)
+        console = console or Screen(file=screen)
+        console.print(escape(f"log: {log}"), style="dim", highlight=False, soft_wrap=True)
         with Steps(console).listening():
             yield

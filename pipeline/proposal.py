@@ -10,6 +10,7 @@ from ..components.names import split_of
 from ..errors import DataError
 from .columns import Column
 
+_MOST_TOLD = 40  # columns in a message
 # The likeliest first.
 _LABEL_NAMES = (
     ("label", "labels", "class", "sentiment", "target", "gold", "y"),
@@ -121,7 +122,9 @@ def find_label(candidates: Sequence[Column], columns: Sequence[Column], path: Pa
 
 def undecided(path: Path, what: str, columns: Sequence[Column]) -> DataError:
     """The error that says what each column looks like."""
-    looks = "\n".join(f"  {column.describe()}" for column in columns)
+    looks = "\n".join(f"  {column.describe()}" for column in columns[:_MOST_TOLD])
+    if len(columns) > _MOST_TOLD:
+        looks += f"\n  ... and {len(columns) - _MOST_TOLD:,} more"
     return DataError(
         f"{path}: {what} (a text has several words a row, a label a few values that repeat):\n"
         f"{looks}\nName the label's column `label` and run this again, or copy "

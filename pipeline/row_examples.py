@@ -75,7 +75,7 @@ _FROM_CELL = {INT: _int, FLOAT: _float, STRING: _bytes}
 def _parquet(file: Path, faults: Faults) -> Iterator[Features]:
     from .parquet_rows import batches
 
-    for row, (names, cells) in enumerate(batches(file), 1):
+    for row, (names, cells) in enumerate(batches(file, faults), 1):
         try:
             yield {name: _of_value(value) for name, value in zip(names, cells, strict=True)}
         except UnicodeDecodeError:

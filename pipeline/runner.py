@@ -18,6 +18,7 @@ from ruamel.yaml import YAML
 
 from ..errors import ComponentError, ConfigError, DataError, EspalierError, reason
 from ..serving.predictor import find_newest
+from ..terminal import Screen
 from ..trainer import families, images, workers
 from ..trainer.run import train
 from . import code_digest, contents, plan, preflight, results
@@ -90,7 +91,7 @@ def _run(
     console: Console | None,
 ) -> RunResult:
     started, begun = time.monotonic(), datetime.now().isoformat()
-    screen, (from_node, to_node) = console or Console(), ends
+    screen, (from_node, to_node) = console or Screen(), ends
     options: dict[str, Any] = {"data": "", "start": "", "cache": cache, "accept": accept}
     try:
         config = _settled(config, screen)
@@ -130,7 +131,7 @@ def foresee(
     Args and errors as of `run`; the data is looked at as it is there.
     """
     options: dict[str, Any] = {"cache": cache, "accept": accept}
-    screen = console or Console(stderr=True)
+    screen = console or Screen(stderr=True)
     config = _settled(config, screen)
     _look(config, options, screen)
     if cache and _same(config, _key(config, options["data"], options["start"], accept)):
@@ -350,7 +351,7 @@ def _run_pipeline(
     log = config.home / "logs" / f"{datetime.now():%Y%m%d-%H%M%S}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with quiet(log) as screen:
-        console = console or Console(file=screen)
+        console = console or Screen(file=screen)
         console.print(f"log: {log}", style="dim", highlight=False, soft_wrap=True)
         before = reporter = None
         try:

@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..errors import ConfigError, EspalierError
+from ..terminal import Screen
 from .config import Config
 from .runner import run
 
@@ -151,7 +152,7 @@ def sweep(config: Config, console: Console | None = None) -> Swept:
     Raises:
         ConfigError: see `variants`; or all runs fail for the same reason.
     """
-    screen, rows = console or Console(), []
+    screen, rows = console or Screen(), []
     found = variants(config)
     for number, variant in enumerate(found, 1):
         words = ", ".join(f"{key} {value}" for key, value in variant.values.items())

@@ -3,10 +3,9 @@
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
-from ..terminal import AsJson, AsMarkdown, ConfigPath, Output, Overrides, errors
+from ..terminal import AsJson, AsMarkdown, ConfigPath, Output, Overrides, Screen, errors
 
 commands = typer.Typer()
 
@@ -76,7 +75,7 @@ def rollback(
     from .config import Config
 
     new = versions.rollback(Config.load(config, set_ or ()), version)
-    Console().print(
+    Screen().print(
         f"served now: {escape(new.folder)}, a copy of version {new.copy_of}",
         highlight=False,
         soft_wrap=True,
@@ -106,4 +105,4 @@ def rm(
         size = versions.size_of(folder) / 1e6
         typer.confirm(f"Delete {folder} ({size:.1f} MB)?", abort=True)
     versions.remove(job, version)
-    Console().print(f"deleted {escape(str(folder))}", highlight=False, soft_wrap=True)
+    Screen().print(f"deleted {escape(str(folder))}", highlight=False, soft_wrap=True)

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperCommand
 
 from .. import cpu
 from ..errors import ConfigError
-from ..terminal import AsJson, AsMarkdown, Output, errors
+from ..terminal import AsJson, AsMarkdown, Output, Screen, errors
 
 commands = typer.Typer()
 
@@ -276,7 +275,7 @@ def serve(
     names = ", ".join(model.name for model in models)
     waiting = "" if server.manager.ready() else " (not all have a version yet)"
     words = f"serving {escape(names)}{waiting}: {'; '.join(doors)}"
-    Console().print(words, highlight=False, soft_wrap=True)
+    Screen().print(words, highlight=False, soft_wrap=True)
     server.wait()
     sys.stdout.flush()
     os._exit(0)  # a thread in a request that never ends would keep Python here
@@ -358,7 +357,7 @@ def predict(
         {kind: row, **pair, **vars(one)}
         for row, pair, one in zip(rows, pairs, predictions, strict=True)
     ]
-    result.show(data, table, screen=Console())
+    result.show(data, table, screen=Screen())
 
 
 @commands.command()
@@ -474,7 +473,7 @@ def _progress(seconds: float) -> Iterator[Callable[[float, int, int], None]]:
     words = TextColumn("{task.fields[requests]:,} requests, {task.fields[failed]:,} failed")
     # Drawn when it moves alone: a thread that draws would take time from the load.
     with Progress(
-        BarColumn(), words, console=Console(stderr=True), transient=True, auto_refresh=False
+        BarColumn(), words, console=Screen(stderr=True), transient=True, auto_refresh=False
     ) as bar:
         task = bar.add_task("", total=seconds, requests=0, failed=0)
 
@@ -498,7 +497,7 @@ def _predict_csv(predictor: Any, file: Path, columns: list[str], output: Path | 
     from .csv_stream import predict_csv
 
     columns = columns or (["path"] if predictor.takes_images else predictor.inputs)
-    told = Console(stderr=True)
+    told = Screen(stderr=True)
     with contextlib.ExitStack() as stack:
         out = sys.stdout
         if output is not None:

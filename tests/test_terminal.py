@@ -1,5 +1,7 @@
 """How commands speak: tables as JSON and Markdown; and what a shell completes."""
 
+import ast
+import io
 import json
 import os
 import subprocess
@@ -14,7 +16,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from espalier import ConfigError
-from espalier.terminal import Output, markdown
+from espalier.terminal import Output, Screen, markdown
 
 
 def table(title: str | None = None, header: bool = True) -> Table:
@@ -116,3 +118,50 @@ def test_the_shells_script_is_shown() -> None:
     command = [sys.executable, "-c", COMPLETE, "--show-completion", "bash"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert "complete -o default -F _espalier_completion espalier" in done.stdout, done.stderr
+
+
+# Writes to the clipboard (OSC 52), moves the cursor, rings, turns the direction of what follows.
+STEERS = "\x1b]52;c;aGk=\x1b\\ \x1b[2J \x9b31m \a \u202eabc\u2066"
+OBEYED = {"\x1b", "\x9b", "\a", "\u202e", "\u2066"}
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_texts_cannot_steer_the_terminal(terminal: bool) -> None:
+    out = io.StringIO()
+    screen = Screen(file=out, force_terminal=terminal, color_system=None, width=100)
+    drawn = Table(STEERS, title=STEERS)
+    drawn.add_row(Text(STEERS))
+    tree = Tree(STEERS)
+    tree.add(STEERS)
+    for part in (STEERS, Text(STEERS), drawn, tree):
+        screen.print(part)
+    assert OBEYED.isdisjoint(out.getvalue())
+    assert "␛]52;c;aGk=" in out.getvalue()
+
+
+def test_colours_of_our_own_stay() -> None:
+    out = io.StringIO()
+    Screen(file=out, force_terminal=True, color_system="standard").print("[red]a[/]")
+    assert out.getvalue() == "\x1b[31ma\x1b[0m\n"
+
+
+def test_texts_cannot_steer_what_shows_markdown(capsys: pytest.CaptureFixture[str]) -> None:
+    drawn = Table("what")
+    drawn.add_row(Text(f"{STEERS} ![a](http://elsewhere) [b](javascript:c) <script>"))
+    Output(as_json=False, as_md=True).show({}, drawn)
+    shown = capsys.readouterr().out
+    assert OBEYED.isdisjoint(shown)
+    for mark in ("!\\[a](", " \\[b](", "\\<script>"):
+        assert mark in shown
+
+
+def test_no_command_has_a_console_that_obeys() -> None:
+    root = Path(__file__).parents[1]
+    found = [
+        f"{file}: {node.lineno}"
+        for folder in ("pipeline", "kubeflow", "serving", "components", "trainer")
+        for file in (root / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Console"
+    ]
+    assert not found, "terminal.Screen is the console for texts from anywhere"

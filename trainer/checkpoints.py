@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,7 @@ FILES = (
 )
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+_MOST_JSON = 50_000_000  # bytes; tokenizer.json of the largest vocabularies has a third of them
 
 
 def resolve(start: str, *, progress: Progress | None = None, others: Iterable[str] = ()) -> Path:
@@ -82,14 +83,20 @@ def licence(start: str, folder: Path) -> str:
 
     if start in hub.NAMED:
         return hub.NAMED[start].licence
-    if (readme := folder / "README.md").exists():
-        head = readme.read_text(encoding="utf-8", errors="replace").partition("\n---")[0]
+    if (readme := folder / "README.md").is_file():
+        head = _start(readme).partition("\n---")[0]
         if found := re.search(r"^license:\s*(\S.*)$", head, re.MULTILINE):
-            return found[1].strip().strip("\"'")
+            return found[1].strip().strip("\"'")[:200]
     for file in sorted(folder.glob("LICEN[CS]E*")):
-        lines = file.read_text(encoding="utf-8", errors="replace").split("\n")
-        return next((line.strip() for line in lines if line.strip()), "")
+        lines = _start(file).split("\n") if file.is_file() else []
+        return next((line.strip()[:200] for line in lines if line.strip()), "")
     return ""
+
+
+def _start(file: Path) -> str:
+    """The beginning of a text for people, whatever its bytes are."""
+    with file.open("rb") as stream:
+        return stream.read(1 << 20).decode("utf-8", errors="replace")
 
 
 def is_preset(folder: Path) -> bool:
@@ -100,7 +107,8 @@ def is_preset(folder: Path) -> bool:
 def digest(folder: Path) -> str:
     """Return the SHA-256 (hex) of every file of the checkpoint that is ever read, with its name."""
     total = hashlib.sha256()
-    for file in sorted({file for pattern in FILES for file in folder.glob(pattern)}):
+    files = {file for pattern in FILES for file in folder.glob(pattern) if file.is_file()}
+    for file in sorted(files):  # of a link to a device there is no end
         total.update(f"{file.relative_to(folder).as_posix()} {sha256(file)}\n".encode())
     return total.hexdigest()
 
@@ -117,7 +125,14 @@ def sha256(file: Path) -> str:
 def read_json(file: Path) -> dict[str, Any]:
     """Read a JSON object. Raises CheckpointError when the file is missing or holds none."""
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
+        with file.open("rb") as stream:
+            data = stream.read(_MOST_JSON + 1)
+        if len(data) > _MOST_JSON:
+            raise CheckpointError(
+                f"{file}: larger than {_MOST_JSON} bytes, which no such file is. Choose another "
+                f"checkpoint."
+            )
+        value = json.loads(data.decode("utf-8"))
     except FileNotFoundError:
         found = ", ".join(sorted(f.name for f in file.parent.glob("*"))[:8]) or "nothing"
         raise CheckpointError(
@@ -126,9 +141,9 @@ def read_json(file: Path) -> dict[str, Any]:
         ) from None
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read: {error.strerror}.") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(
-            f"{file} is not JSON ({error}). Fetch or save the checkpoint again."
+            f"{file} is not JSON ({str(error)[:200]}). Fetch or save the checkpoint again."
         ) from None
     if not isinstance(value, dict):
         raise CheckpointError(
@@ -218,10 +233,13 @@ def read_headers(folder: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def check_shapes(folder: Path, expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise CheckpointError unless the folder holds every tensor of `expected`, in its shape."""
+def check_shapes(folder: Path, expected: Iterable[tuple[str, tuple[int, ...]]]) -> None:
+    """Raise CheckpointError unless the folder holds every tensor of `expected`, in its shape.
+
+    The first one that is missing ends it: config.json may speak of a billion layers.
+    """
     tensors = read_headers(folder)
-    for name, shape in expected.items():
+    for name, shape in expected:
         if name not in tensors:
             near = difflib.get_close_matches(name, tensors, 1)
             hint = f" (the nearest name is {near[0]})" if near else ""

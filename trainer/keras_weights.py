@@ -4,13 +4,19 @@ Weights are matched with a model's layers by their order and shapes, as Keras it
 .h5 file, because some of keras.applications' layers have other names each time they are built.
 """
 
+import json
 import logging
+import re
+import zipfile
+import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError
+from . import hdf5
 from .checkpoints import Progress
 
 if TYPE_CHECKING:
@@ -18,6 +24,9 @@ if TYPE_CHECKING:
     import tf_keras as keras
 
 IMAGENET = "imagenet"
+_MOST_CONFIG = 10_000_000  # bytes of a .keras file's config.json that are read
+_DENSEST = 20  # how many times larger a part of a .keras file may be than it is stored
+_DEEPEST = 20  # models within models
 _log = logging.getLogger(__name__)
 
 
@@ -83,7 +92,7 @@ def read(file: Path) -> "list[list[np.ndarray]]":
     """
     try:
         return _read_keras(file) if file.suffix == ".keras" else _read_h5(file)
-    except (OSError, KeyError, ValueError, TypeError) as error:
+    except (*_FAULTS, zipfile.BadZipFile, zlib.error) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
             f"{file} cannot be read as Keras weights: {first[:200]}. Give a file that "
@@ -91,37 +100,75 @@ def read(file: Path) -> "list[list[np.ndarray]]":
         ) from None
 
 
+# What h5py, zipfile and json raise for bytes of any kind.
+_FAULTS = (OSError, EOFError, KeyError, ValueError, TypeError, AttributeError, RuntimeError,
+           RecursionError, MemoryError, NotImplementedError, OverflowError)  # fmt: skip
+
+
 def _read_h5(file: Path) -> "list[list[np.ndarray]]":
     import h5py
-    import numpy as np
 
     with h5py.File(file, "r") as root:
-        group: Any = root.get("model_weights", root)
+        group: Any = hdf5.member(root, "model_weights") or root
         found = []
-        for layer in group.attrs["layer_names"]:
-            names = group[layer].attrs["weight_names"]
-            if len(names):
-                found.append([np.asarray(group[layer][name]) for name in names])
+        for layer in map(_text, group.attrs["layer_names"]):
+            names = list(map(_text, hdf5.member(group, layer).attrs["weight_names"]))
+            if names:
+                found.append([hdf5.array(group, f"{layer}/{name}") for name in names])
         return found
 
 
+def _text(name: Any) -> str:
+    return name.decode("utf-8") if isinstance(name, bytes) else str(name)
+
+
 def _read_keras(file: Path) -> "list[list[np.ndarray]]":
-    import tf_keras as keras
+    """Keras' own loader would build the model that config.json describes, and for that import
+    whatever modules it names and call what it finds there, safe_mode or not (CVE-2025-1550 is
+    Keras 3's number for it). So the JSON says here only in which order the weights come."""
+    import h5py
 
-    # safe_mode: a stranger's file must not bring code along (Lambda layers).
-    model = keras.models.load_model(file, compile=False, safe_mode=True)
-    return [layer.get_weights() for layer in _leaves(model) if layer.weights]
+    with zipfile.ZipFile(file) as archive:
+        layers = json.loads(_part(archive, "config.json").read(_MOST_CONFIG))["config"]["layers"]
+        with h5py.File(_part(archive, "model.weights.h5"), "r") as root:
+            return [_arrays(root, place) for place in _places(root, layers, "layers", 0)]
 
 
-def _leaves(model: "keras.Model") -> "Iterator[keras.layers.Layer]":
-    """The layers in order, those of a model within the model in its place."""
-    import tf_keras as keras
+def _part(archive: zipfile.ZipFile, name: str) -> Any:
+    part = archive.getinfo(name)
+    if part.file_size > _DENSEST * max(part.compress_size, 1000):
+        raise ValueError(f"{name} unpacks to {part.file_size:,} bytes, of {part.compress_size:,}")
+    return archive.open(part)
 
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            yield from _leaves(layer)
-        else:
-            yield layer
+
+def _places(root: Any, layers: "list[Any]", prefix: str, depth: int) -> "Iterator[str]":
+    """Where the layers that have weights keep them, in the model's order; those of a model within
+    the model in its place. Source: tf_keras, saving/saving_lib.py, `_save_container_state`."""
+    if depth > _DEEPEST:
+        raise ValueError(f"models within models, more than {_DEEPEST} deep")
+    seen: Counter[str] = Counter()
+    for layer in layers:
+        kind = _snake_case(layer["class_name"])
+        place = f"{prefix}/{kind}_{seen[kind]}" if seen[kind] else f"{prefix}/{kind}"
+        if hdf5.member(root, place) is None:
+            continue  # a Sequential model does not count its input among its layers
+        seen[kind] += 1
+        config = layer.get("config")
+        if isinstance(config, dict) and isinstance(config.get("layers"), list):
+            yield from _places(root, config["layers"], f"{place}/layers", depth + 1)
+        elif len(hdf5.member(root, f"{place}/vars") or ()):
+            yield place
+
+
+def _arrays(root: Any, place: str) -> "list[np.ndarray]":
+    count = len(hdf5.member(root, f"{place}/vars"))
+    return [hdf5.array(root, f"{place}/vars/{number}") for number in range(count)]
+
+
+def _snake_case(name: str) -> str:
+    """As Keras does (utils/generic_utils.py, `to_snake_case`)."""
+    name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)
+    return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
 def assign(backbone: "keras.Model", weights: "Sequence[Sequence[np.ndarray]]") -> None:

@@ -28,7 +28,10 @@ _WIDTHS = {
     "U8": 1,
     "BOOL": 1,
 }
-_MAX_HEADER = 100_000_000  # bytes; the format's own limit
+_MAX_HEADER = (
+    10_000_000  # bytes; a hundred thousand tensors. The format's own limit is ten times it
+)
+_MOST_DIMENSIONS = 32  # numpy's
 
 
 @dataclass(frozen=True)
@@ -52,12 +55,17 @@ def read_header(file: Path) -> dict[str, Tensor]:
         size = file.stat().st_size
         with file.open("rb") as stream:
             length = struct.unpack("<Q", stream.read(8))[0] if size >= 8 else size
-            if length > min(size - 8, _MAX_HEADER):
+            if length > size - 8:
                 raise CheckpointError(
                     f"{file} is no whole safetensors file: it has {size} bytes, and its header "
                     f"alone would need {length + 8}. {again}"
                 )
-            header = json.loads(stream.read(length))
+            if length > _MAX_HEADER:
+                raise CheckpointError(
+                    f"{file}: the header has {length} bytes, and {_MAX_HEADER} are the most that "
+                    f"are read. Choose another checkpoint."
+                )
+            header = json.loads(stream.read(length), object_pairs_hook=_once)
         entries = {n: v for n, v in header.items() if n != "__metadata__"}
         tensors = {name: _entry(file, 8 + length, value) for name, value in entries.items()}
     except FileNotFoundError:
@@ -66,9 +74,17 @@ def read_header(file: Path) -> dict[str, Tensor]:
         ) from None
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read: {error.strerror}.") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{file}: the header is damaged ({error}). {again}") from None
-    end = max((t.offset + t.size for t in tensors.values()), default=8 + length)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        why = str(error)[:200]
+        raise CheckpointError(f"{file}: the header is damaged ({why}). {again}") from None
+    end = 8 + length
+    for name, tensor in sorted(tensors.items(), key=lambda pair: (pair[1].offset, pair[1].size)):
+        if tensor.offset != end:
+            raise CheckpointError(
+                f"{file}: the header is damaged ({name[:100]!r} begins at byte {tensor.offset}, "
+                f"and what stands before it ends at {end}). {again}"
+            )
+        end += tensor.size
     if end != size:
         raise CheckpointError(
             f"{file} has {size} bytes, and its header speaks of {end}: the file is "
@@ -77,25 +93,46 @@ def read_header(file: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose names all differ. Raises ValueError."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(n for n in names if names.count(n) > 1)[:100]!r} stands twice")
+    return found
+
+
 def _entry(file: Path, start: int, value: dict[str, Any]) -> Tensor:
     """Check one entry of a header against itself. Raises ValueError, KeyError, TypeError."""
-    dtype, shape = str(value["dtype"]), tuple(int(n) for n in value["shape"])
-    first, last = (int(n) for n in value["data_offsets"])
+    dtype, shape, (first, last) = value["dtype"], value["shape"], value["data_offsets"]
+    if type(dtype) is not str or type(shape) is not list or len(shape) > _MOST_DIMENSIONS:
+        raise ValueError(f"a type and a shape were expected, found {str(dtype)[:50]!r}")
+    if any(
+        type(number) is not int or not 0 <= number < 1 << 63 for number in (first, last, *shape)
+    ):
+        raise ValueError("sizes and places must be whole numbers from 0 up")
     size = math.prod(shape) * _WIDTHS.get(dtype, 0)
-    if min((0, first, *shape)) < 0 or (dtype in _WIDTHS and last - first != size):
-        raise ValueError(
-            f"{dtype} {list(shape)} needs {size} bytes, the header gives it {last - first}"
-        )
-    return Tensor(file, dtype, shape, start + first, last - first)
+    if last < first or (dtype in _WIDTHS and last - first != size):
+        raise ValueError(f"{dtype} {shape} needs {size} bytes, the header gives it {last - first}")
+    return Tensor(file, dtype, tuple(shape), start + first, last - first)
 
 
 def read_tensor(tensor: Tensor) -> "np.ndarray":
-    """Return one tensor's values as float32. Its type must be a float's."""
+    """Return one tensor's values as float32. Its type must be a float's.
+
+    Raises CheckpointError: it does not fit into the memory.
+    """
     import numpy as np
 
     kinds = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
     count = math.prod(tensor.shape)
-    values = np.fromfile(tensor.file, kinds[tensor.dtype], count, offset=tensor.offset)
-    if tensor.dtype == "BF16":  # numpy has no bfloat16: it is the upper half of a float32
-        values = (values.astype(np.uint32) << 16).view(np.float32)
-    return values.astype(np.float32, copy=False).reshape(tensor.shape)
+    try:
+        values = np.fromfile(tensor.file, kinds[tensor.dtype], count, offset=tensor.offset)
+        if tensor.dtype == "BF16":  # numpy has no bfloat16: it is the upper half of a float32
+            values = (values.astype(np.uint32) << 16).view(np.float32)
+        return values.astype(np.float32, copy=False).reshape(tensor.shape)
+    except (MemoryError, ValueError) as error:
+        raise CheckpointError(
+            f"{tensor.file}: a tensor {list(tensor.shape)} of {tensor.size} bytes cannot be read "
+            f"into memory ({str(error)[:100]}). Choose a smaller checkpoint."
+        ) from None

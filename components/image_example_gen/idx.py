@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _GZIP = b"\x1f\x8b"
 _MAGIC = {b"\0\0\x08\x01", b"\0\0\x08\x03", b"\0\0\x08\x04"}
+MOST_BYTES = 2 << 30  # of an array; it has to fit into the memory, and MNIST's has 47 MB
 _ADVICE = "Copy it anew; MNIST's files are of this form."
 _EXPECTED = "Expected unsigned bytes: pictures of 3 dimensions (4 if in RGB), labels of 1."
 
@@ -121,19 +122,26 @@ def _load(file: str, changed: int, size: int) -> "np.ndarray":
     import numpy as np
 
     with _open(Path(file)) as opened:
-        data = opened.read()
-    if data[:2] != b"\0\0" or len(data) < 4:
-        raise ValueError(f"it begins with 0x{data[:4].hex()}, and not with 0x0000")
-    if data[2] != 8:
-        raise ValueError(f"its values are of type 0x{data[2]:02X}, and not unsigned bytes (0x08)")
-    start = 4 + 4 * data[3]
-    if len(data) < start:
-        raise ValueError("cut short in its header")
-    shape = struct.unpack_from(f">{data[3]}I", data, 4)
-    if len(data) - start != math.prod(shape):
-        sizes = " x ".join(f"{size:,}" for size in shape)
-        raise ValueError(f"{len(data) - start:,} bytes of data, and {sizes} were announced")
-    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+        head = opened.read(4)
+        if head[:2] != b"\0\0" or len(head) < 4:
+            raise ValueError(f"it begins with 0x{head.hex()}, and not with 0x0000")
+        if head[2] != 8:
+            raise ValueError(
+                f"its values are of type 0x{head[2]:02X}, and not unsigned bytes (0x08)"
+            )
+        sizes = opened.read(4 * head[3])
+        if len(sizes) < 4 * head[3]:
+            raise ValueError("cut short in its header")
+        shape = struct.unpack(f">{head[3]}I", sizes)
+        announced, what = math.prod(shape), " x ".join(f"{size:,}" for size in shape)
+        if announced > MOST_BYTES:
+            raise ValueError(f"{what} were announced, and {MOST_BYTES:,} bytes are the most")
+        # No more than was announced is unpacked, whatever a gzip file would grow to.
+        data = opened.read(announced)
+        if len(data) < announced or opened.read(1):
+            found = f"{len(data):,} bytes" if len(data) < announced else "more bytes"
+            raise ValueError(f"{found} of data, and {what} were announced")
+    return np.frombuffer(data, np.uint8).reshape(shape)
 
 
 def forget() -> None:

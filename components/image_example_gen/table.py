@@ -8,6 +8,7 @@ import csv
 import difflib
 import os
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -128,10 +129,11 @@ class LabelTable:
         if label == path:
             what = f"column {self.label!r} cannot be both path and label"
             raise self.faults.stop(self.file, 1, what, self._expected)
+        counts = Counter(self.columns)
         for i, name in enumerate(self.columns):
             if i in (path, label):
                 continue
-            twice = self.columns.count(name) > 1
+            twice = counts[name] > 1
             if not name or twice or name in FEATURES:
                 what = "named twice" if twice else "a name that Espalier uses for another thing"
                 what = f"column {i + 1}, {name!r}: {what if name else 'no name'}"

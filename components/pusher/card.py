@@ -113,7 +113,8 @@ def _markdown(facts: Facts) -> str:
 def _cell(value: Any) -> str:
     """A text that stays in one cell of a table, and is no markup."""
     words = " ".join(str(value).split())[:200]
-    return "".join(f"\\{c}" if c in "\\|`*_[]" else c for c in words)
+    plain = (c if c.isprintable() else "\ufffd" for c in words)  # a terminal would obey some
+    return "".join(f"\\{c}" if c in "\\|`*_[]" else c for c in plain)
 
 
 def _overall(facts: Facts) -> list[tuple[str, str, str]]:

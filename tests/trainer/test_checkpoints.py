@@ -242,13 +242,80 @@ def test_a_file_cut_short_or_too_long(folder: Path) -> None:
         {"dtype": "F32", "shape": [1]},
         {"dtype": "F32", "shape": [1], "data_offsets": [4]},
         ["F32"],
+        {"dtype": ["F32"], "shape": [2], "data_offsets": [0, 8]},
+        {"dtype": "F32", "shape": [float("inf")], "data_offsets": [0, 8]},
+        {"dtype": "F32", "shape": [True, 2], "data_offsets": [0, 8]},
+        {"dtype": "F32", "shape": [2], "data_offsets": [0.5, 8.5]},
+        {"dtype": "F32", "shape": [0, 1 << 63], "data_offsets": [0, 0]},
+        {"dtype": "F32", "shape": [1] * 33, "data_offsets": [0, 4]},
+        {"dtype": "F4", "shape": [4], "data_offsets": [16, 8]},
+        {"dtype": "F32", "shape": [2], "data_offsets": [-8, 0]},
+        {"dtype": "F32", "shape": [int("9" * 4000)], "data_offsets": [0, 8]},
     ],
+    ids=str,
 )
 def test_a_header_that_lies(folder: Path, entry: object) -> None:
     head = json.dumps({"a": entry}).encode()
     data = struct.pack("<Q", len(head)) + head + bytes(8)
     (folder / "model.safetensors").write_bytes(data)
     refuse(folder, "model.safetensors: the header is damaged")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]},'
+        b' "a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}',
+        b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]},'
+        b' "b": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}',
+        b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}',
+    ],
+    ids=["deep", "deep objects", "a name twice", "one within another", "a hole"],
+)
+def test_a_header_that_lies_as_a_whole(folder: Path, head: bytes) -> None:
+    data = struct.pack("<Q", len(head)) + head + bytes(8)
+    (folder / "model.safetensors").write_bytes(data)
+    refuse(folder, "model.safetensors: the header is damaged")
+
+
+def test_a_header_of_more_than_there_are_tensors_for(folder: Path) -> None:
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(struct.pack("<Q", 50_000_000))
+        file.truncate(60_000_000)  # sparse
+    refuse(folder, "the header has 50000000 bytes")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_hidden_layers": 2_000_000_000},
+        {"num_hidden_layers": True},
+        {"hidden_act": ["gelu"]},
+        {"layer_norm_eps": {}},
+        {"vocab_size": 10**30},
+    ],
+    ids=str,
+)
+def test_a_config_of_strange_values(folder: Path, changes: dict[str, object]) -> None:
+    edit(folder, **changes)
+    refuse(folder, str(folder))
+
+
+def test_json_without_end(folder: Path) -> None:
+    (folder / "config.json").write_text("[" * 100_000)
+    refuse(folder, "is not JSON")
+    (folder / "config.json").unlink()
+    (folder / "config.json").symlink_to("/dev/zero")
+    refuse(folder, "larger than")
+
+
+def test_an_index_that_names_files_elsewhere(folder: Path, tmp_path: Path) -> None:
+    (folder / "model.safetensors").rename(tmp_path / "outside.safetensors")
+    names = {"weight_map": {"a": "../outside.safetensors", "b": "/etc/passwd", "c": ".."}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(names))
+    refuse(folder, str(folder))
 
 
 def test_weights_of_another_kind(folder: Path, tmp_path: Path, write_safetensors: Callable) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import CheckpointError
-from .. import checkpoints, wordpiece
+from .. import checkpoints, hdf5, wordpiece
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,7 +48,13 @@ class Plan:
 def read_plan(folder: Path) -> Plan:
     """Return what the folder's JSON files say. Raises CheckpointError."""
     preset = checkpoints.is_preset(folder)
-    plan = _preset_plan(folder) if preset else _huggingface_plan(folder)
+    try:
+        plan = _preset_plan(folder) if preset else _huggingface_plan(folder)
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        raise CheckpointError(
+            f"{folder}: config.json or the tokenizer's holds a value of another kind than BERT's "
+            f"({str(error)[:200]}). Fetch the checkpoint again."
+        ) from None
     if plan.hidden % plan.heads:
         raise CheckpointError(
             f"{folder / 'config.json'}: a width of {plan.hidden} does not divide into "
@@ -72,7 +78,7 @@ def check_weights(plan: Plan) -> None:
         for _ in _preset_arrays(plan, read=False):
             pass
     else:
-        checkpoints.check_shapes(plan.folder, dict(_tensor_shapes(plan)))
+        checkpoints.check_shapes(plan.folder, _tensor_shapes(plan))
 
 
 def read_weights(plan: Plan) -> "Weights":
@@ -132,18 +138,21 @@ def _tensor_shapes(plan: Plan) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield "embeddings.word_embeddings.weight", (plan.vocabulary, wide)
     yield "embeddings.position_embeddings.weight", (plan.positions, wide)
     yield "embeddings.token_type_embeddings.weight", (plan.segments, wide)
-    modules: dict[str, tuple[int, ...]] = {"embeddings.LayerNorm": (wide,)}
+    yield from _both("embeddings.LayerNorm", (wide,))
     for index in range(plan.layers):
         layer = f"encoder.layer.{index}."
         for name in ("self.query", "self.key", "self.value", "output.dense"):
-            modules[f"{layer}attention.{name}"] = (wide, wide)
-        modules[layer + "attention.output.LayerNorm"] = (wide,)
-        modules[layer + "intermediate.dense"] = (inner, wide)
-        modules[layer + "output.dense"] = (wide, inner)
-        modules[layer + "output.LayerNorm"] = (wide,)
-    for name, shape in modules.items():
-        yield name + ".weight", shape
-        yield name + ".bias", shape[:1]
+            yield from _both(f"{layer}attention.{name}", (wide, wide))
+        yield from _both(layer + "attention.output.LayerNorm", (wide,))
+        yield from _both(layer + "intermediate.dense", (inner, wide))
+        yield from _both(layer + "output.dense", (wide, inner))
+        yield from _both(layer + "output.LayerNorm", (wide,))
+
+
+def _both(name: str, shape: tuple[int, ...]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """A module's weight and its bias."""
+    yield name + ".weight", shape
+    yield name + ".bias", shape[:1]
 
 
 def _huggingface_weights(plan: Plan) -> "Weights":
@@ -244,24 +253,24 @@ def _preset_arrays(plan: Plan, read: bool) -> Iterator[tuple[str, Any]]:
         with h5py.File(file, "r") as content:
             for layer, place, shape in _preset_paths(plan):
                 path = f"layers/{place}"
-                array = content.get(path)
+                array = hdf5.member(content, path)
                 if array is None:
-                    array = content.get(path.replace("_layer/_", "_layer/"))
-                found = None if array is None else tuple(array.shape)
+                    array = hdf5.member(content, path.replace("_layer/_", "_layer/"))
+                found = None if array is None else hdf5.shape(array, path)
                 if found != shape:
                     raise CheckpointError(
                         f"{file}: {path} is {list(found) if found else 'missing'}, and "
                         f"config.json calls for {list(shape)}. The two are not of one model."
                     )
                 yield layer, np.asarray(array, np.float32) if read else None
-    except OSError as error:
+    except (OSError, RuntimeError, KeyError, ValueError, MemoryError) as error:
         raise CheckpointError(
-            f"{file} cannot be read as HDF5 ({error}). Fetch the preset again."
+            f"{file} cannot be read as HDF5 ({str(error)[:300]}). Fetch the preset again."
         ) from None
 
 
 def _integer(file: Path, config: dict[str, Any], key: str) -> int:
     value = config.get(key)
-    if not isinstance(value, int) or value < 1:
-        raise CheckpointError(f"{file}: {key} is {value!r}, expected a number from 1 up.")
+    if type(value) is not int or not 1 <= value < 1 << 31:
+        raise CheckpointError(f"{file}: {key} is {repr(value)[:100]}, expected a number from 1 up.")
     return value
