@@ -199,7 +199,7 @@ def _context(config: Any) -> tls.SSLContext:
         Path(key.name).write_text(config.server_key)
         Path(certificate.name).write_text(config.server_cert)
         try:
-            context.load_cert_chain(certificate.name, key.name)
+            context.load_cert_chain(certificate.name, key.name, password=lambda: "")
             if config.custom_ca:
                 context.load_verify_locations(cadata=config.custom_ca)
         except (tls.SSLError, ValueError) as error:
