@@ -11,7 +11,7 @@ Imports no TensorFlow and needs none installed.
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,6 +22,7 @@ import numpy as np
 from ..errors import ConfigError, EspalierError, ServerError
 from .protos import message
 from .tensors import BFLOAT16, STRING, numpy_type, to_numpy, to_proto, type_name
+from .token_file import check_token
 
 _PREDICTIONS, _MODELS = "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService"
 _CALLS = {
@@ -64,6 +65,8 @@ class Connection:
         ca: a PEM file of the authority that signed that certificate; else the system's. Sets tls.
         certificate: PEM files of the client's own certificate and key, for mTLS. Sets tls.
         token: sent as `authorization: Bearer TOKEN`.
+        wait: predict, classify and regress wait for a server that has answered before and is gone,
+            until their deadline; else they fail at once.
         max_message_bytes: of an answer; requests are bounded by the server.
     """
 
@@ -71,8 +74,13 @@ class Connection:
     tls: bool = False
     ca: str | Path | None = None
     certificate: tuple[str | Path, str | Path] | None = None
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
+    wait: bool = True
     max_message_bytes: int = 2**30
+
+    def __post_init__(self) -> None:
+        if self.token:
+            check_token(self.token, "token")
 
     @property
     def encrypted(self) -> bool:
@@ -83,9 +91,10 @@ class Connection:
         """gRPC's own.
 
         Raises:
-            ConfigError: a file cannot be read.
+            ConfigError: a file cannot be read, or holds no PEM.
         """
         certificate, key = self.certificate or (None, None)
+        _check_pems(self.ca, certificate, key)  # gRPC would say nothing, and wait
         return grpc.ssl_channel_credentials(_bytes(self.ca), _bytes(key), _bytes(certificate))
 
     def channel(self, target: str, of: Any = grpc, **options: Any) -> Any:
@@ -97,13 +106,16 @@ class Connection:
             options: gRPC's that differ, without the `grpc.` in front.
 
         Raises:
-            ConfigError: a certificate's file cannot be read.
+            ConfigError: a certificate's file cannot be used.
         """
         own = {
             "service_config": json.dumps(_SERVICE_CONFIG),
             "enable_retries": 1,
             "max_receive_message_length": self.max_message_bytes,
             "max_send_message_length": -1,
+            # A server that is started anew is found soon; the usual pauses grow to two minutes.
+            "initial_reconnect_backoff_ms": 200,
+            "max_reconnect_backoff_ms": 2000,
             # What is larger is not kept, and so not sent again; pictures exceed the usual 256 KiB.
             "per_rpc_retry_buffer_size": 2**26,
         }
@@ -132,6 +144,7 @@ class _Messages:
     def __init__(self, target: str, model: str, connection: Connection) -> None:
         self.target, self.model, self._connection = target, model, connection
         self._infos: dict[Any, Mapping[str, Any]] = {}
+        self._met = False  # whether the server has ever answered
 
     def _spec(self, spec: Any, which: _Which) -> None:
         spec.name = self.model
@@ -209,6 +222,15 @@ class _Messages:
         request.model_spec.name = self.model
         return request
 
+    def _options(self, deadline: float | None) -> dict[str, Any]:
+        """What a call is sent with. Without a deadline of its own, it waits for no server."""
+        left = (deadline or self._deadline(None)) - time.monotonic()
+        return {
+            "timeout": max(left, 0.0),
+            "metadata": self._connection.metadata(),
+            "wait_for_ready": self._connection.wait and self._met and deadline is not None,
+        }
+
     def _deadline(self, timeout: float | None) -> float:
         """When a call must have ended, by time.monotonic()."""
         return time.monotonic() + (self._connection.timeout if timeout is None else timeout)
@@ -217,6 +239,14 @@ class _Messages:
         code, words = error.code().name, error.details() or "no reason given"
         if code == "UNAVAILABLE" and ("onnect" in words or "resol" in words):
             why = words.rpartition(": ")[2]
+            if self._connection.encrypted:
+                return ServerError(
+                    code,
+                    f"{self.target}: no connection by TLS ({why}). Is a server there that speaks "
+                    f"it? Its certificate must be valid today, name this host, and be signed by "
+                    f"{self._connection.ca or 'an authority of this system'}; if it asks for a "
+                    f"client's, it must take yours.",
+                )
             return ServerError(
                 code, f"{self.target}: no server answers there ({why}). Start one: espalier serve."
             )
@@ -233,7 +263,7 @@ class Client(_Messages):
         connection: see there; `Client(target, model, timeout=5, token="...")` makes one.
 
     Raises:
-        ConfigError: a certificate's file cannot be read.
+        ConfigError: a certificate's file cannot be used, or the token cannot stand in a header.
     """
 
     def __init__(self, target: str, model: str, **connection: Any) -> None:
@@ -331,11 +361,10 @@ class Client(_Messages):
         return self._call("GetModelMetadata", self._metadata_request(which), deadline)
 
     def _call(self, name: str, request: Any, deadline: float | None = None) -> Any:
-        left = (deadline or self._deadline(None)) - time.monotonic()
         try:
-            return self._calls[name](
-                request, timeout=max(left, 0.0), metadata=self._connection.metadata()
-            )
+            answer = self._calls[name](request, **self._options(deadline))
+            self._met = True
+            return answer
         except grpc.RpcError as error:
             raise self._failure(error) from None
         except ValueError:
@@ -436,11 +465,10 @@ class AsyncClient(_Messages):
         return await self._call("GetModelMetadata", self._metadata_request(which), deadline)
 
     async def _call(self, name: str, request: Any, deadline: float | None = None) -> Any:
-        left = (deadline or self._deadline(None)) - time.monotonic()
         try:
-            return await self._calls[name](
-                request, timeout=max(left, 0.0), metadata=self._connection.metadata()
-            )
+            answer = await self._calls[name](request, **self._options(deadline))
+            self._met = True
+            return answer
         except grpc.RpcError as error:
             raise self._failure(error) from None
         except ValueError:
@@ -603,6 +631,27 @@ def _reasons(response: Any) -> dict[int, str]:
 def _may_be_stale(error: EspalierError) -> bool:
     """Whether another signature than the one remembered could be why."""
     return isinstance(error, ConfigError) or getattr(error, "code", "") == "INVALID_ARGUMENT"
+
+
+def _check_pems(ca: Any, certificate: Any, key: Any) -> None:
+    import ssl
+
+    for path in (ca, certificate, key):
+        _bytes(path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        if ca is not None:
+            context.load_verify_locations(ca)
+    except ssl.SSLError:
+        raise ConfigError(f"{ca}: holds no certificate in PEM; an authority's is needed.") from None
+    try:
+        if certificate is not None:
+            context.load_cert_chain(certificate, key, password=lambda: "")
+    except (ssl.SSLError, ValueError):
+        raise ConfigError(
+            f"{certificate} and {key}: a certificate and its own key are needed, both in PEM, the "
+            f"key without a password."
+        ) from None
 
 
 def _bytes(path: str | Path | None) -> bytes | None:

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import resource
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -198,6 +199,7 @@ def serve(
     For laptops, CI and checks. In production, run TensorFlow Serving itself.
     """  # fmt: skip
     _log_plainly()
+    _open_many_files()
     from . import config_files
     from .batching import Parameters
     from .grpc_door import DoorOptions
@@ -288,6 +290,13 @@ def _log_plainly() -> None:
     logging.basicConfig(level=logging.ERROR, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     logging.getLogger("espalier").setLevel(logging.INFO)
+
+
+def _open_many_files() -> None:
+    """Each connection is a file, and a shell's usual limit is 1024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 @commands.command()

@@ -67,8 +67,12 @@ def models(config: Any) -> list[ModelConfig]:
 def _model(config: Any) -> ModelConfig:
     if not config.name or not config.base_path:
         raise ConfigError(f"each model needs a name and a base_path; found {config!s}")
-    if "/" in config.name or ":" in config.name:
-        raise ConfigError(f"model {config.name!r}: a name must hold no / and no :.")
+    if "/" in config.name or ":" in config.name or not config.name.isprintable():
+        raise ConfigError(
+            f"model {config.name!r}: a name must hold no /, no : and no control characters."
+        )
+    if "\0" in config.base_path:
+        raise ConfigError(f"model {config.name}: its base_path holds a NUL, as no path does.")
     if config.model_platform not in ("", "tensorflow"):
         raise ConfigError(
             f"model {config.name} requests unsupported platform {config.model_platform}; "

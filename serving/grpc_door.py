@@ -1,6 +1,6 @@
 """The gRPC door: tensorflow.serving's services, health checks, reflection."""
 
-import logging
+import threading
 import time
 from collections.abc import Callable
 from concurrent import futures
@@ -21,6 +21,7 @@ from tensorflow_serving.apis import (
 from ..errors import ConfigError
 from .config_files import models
 from .frontend import Frontend, guarded
+from .patience import THREADS, Patience
 from .status import Status, invalid
 
 _HEALTH = "grpc.health.v1.Health"
@@ -47,7 +48,7 @@ class DoorOptions:
 
 
 class GrpcDoor:
-    """A sync gRPC server: a thread answers a call from its first byte to its last.
+    """A sync gRPC server: a thread answers a call from its message to its last byte.
 
     Args:
         frontend: what answers.
@@ -61,20 +62,23 @@ class GrpcDoor:
     def __init__(
         self, frontend: Frontend, reload: Callable[[Any], None], options: DoorOptions
     ) -> None:
-        logging.getLogger("grpc._common").setLevel(logging.CRITICAL)  # each broken message's trace
         arguments = [
             ("grpc.max_receive_message_length", options.max_message_bytes),
             ("grpc.max_send_message_length", -1),
             ("grpc.so_reuseport", 0),  # a taken port is an error
+            # Connections that do nothing; a caller of ours opens another by itself.
+            ("grpc.server_handshake_timeout_ms", 20_000),
+            ("grpc.max_connection_idle_ms", 600_000),
             *options.channel_arguments,
         ]
+        self._patience = Patience()
+        threads = futures.ThreadPoolExecutor(options.max_threads + THREADS, "grpc")
+        guards = [_Guard(frontend)] if frontend.guarded else []  # first: they read no message
         self._server = grpc.server(
-            futures.ThreadPoolExecutor(options.max_threads, thread_name_prefix="grpc"),
-            options=arguments,
-            interceptors=[_Guard(frontend)] if frontend.guarded else [],
+            threads, options=arguments, interceptors=[*guards, self._patience]
         )
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-            _Predictions(frontend), self._server
+            _Predictions(frontend, options.max_threads), self._server
         )
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(
             _Models(frontend, reload), self._server
@@ -112,6 +116,7 @@ class GrpcDoor:
 
     def start(self) -> None:
         """Begin to answer."""
+        self._patience.start()
         self._server.start()
 
     def set_ready(self, ready: bool) -> None:
@@ -124,6 +129,7 @@ class GrpcDoor:
         """Refuse new calls, and give those under way so many seconds."""
         self._health.enter_graceful_shutdown()
         self._server.stop(grace).wait()
+        self._patience.stop()
 
 
 class _Health(health.HealthServicer):
@@ -132,7 +138,16 @@ class _Health(health.HealthServicer):
     def Check(self, request: Any, context: grpc.ServicerContext) -> Any:
         return super().Check(request, context)
 
-    Check.experimental_thread_pool = futures.ThreadPoolExecutor(1)  # type: ignore[attr-defined]
+    Check.experimental_thread_pool = futures.ThreadPoolExecutor(32)  # type: ignore[attr-defined]
+    Check.patience_seconds = 1.0  # type: ignore[attr-defined]
+
+    def Watch(self, request: Any, context: Any, send_response_callback: Any = None) -> Any:
+        if request.service not in _NAMES:  # the names that are watched are kept for ever
+            unknown = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+            send_response_callback(health_pb2.HealthCheckResponse(status=unknown))
+            send_response_callback(None)
+            return None
+        return super().Watch(request, context, send_response_callback)
 
 
 class _Reflection(reflection.ReflectionServicer):
@@ -141,7 +156,8 @@ class _Reflection(reflection.ReflectionServicer):
     def ServerReflectionInfo(self, request_iterator: Any, context: grpc.ServicerContext) -> Any:
         return super().ServerReflectionInfo(request_iterator, context)
 
-    ServerReflectionInfo.experimental_thread_pool = futures.ThreadPoolExecutor(4)  # type: ignore[attr-defined]
+    ServerReflectionInfo.experimental_thread_pool = futures.ThreadPoolExecutor(16)  # type: ignore[attr-defined]
+    ServerReflectionInfo.patience_seconds = 10.0  # type: ignore[attr-defined]
 
 
 def _credentials(ssl: Any) -> grpc.ServerCredentials:
@@ -161,24 +177,26 @@ class _Guard(grpc.ServerInterceptor):
     def intercept_service(self, continuation: Any, details: Any) -> Any:
         if details.method.startswith(f"/{_HEALTH}/"):
             return continuation(details)
-        given = dict(details.invocation_metadata).get("authorization", "")
+        shown = [value for key, value in details.invocation_metadata if key == "authorization"]
         try:
-            self._frontend.admit(given)
+            self._frontend.admit(shown[0] if len(shown) == 1 else "")
         except Status as status:
             refused = status  # the name of an except clause ends with it
 
             def refuse(_: Any, context: grpc.ServicerContext) -> None:
                 context.abort(refused.code, refused.short)
 
-            return grpc.unary_unary_rpc_method_handler(refuse)
+            # A stream on the server's side alone: it is refused before its message is waited for.
+            return grpc.stream_unary_rpc_method_handler(refuse)
         return continuation(details)
 
 
 class _Predictions:
-    """PredictionService."""
+    """PredictionService. So many requests are computed at once; the others wait their turn."""
 
-    def __init__(self, frontend: Frontend) -> None:
+    def __init__(self, frontend: Frontend, at_once: int) -> None:
         self._frontend = frontend
+        self._turns = threading.Semaphore(at_once)
 
     def Predict(self, request: Any, context: grpc.ServicerContext) -> Any:
         return self._infer("predict", request, context)
@@ -196,8 +214,12 @@ class _Predictions:
         return _answer(context, self._frontend.plane.metadata, request)
 
     def _infer(self, method: str, request: Any, context: grpc.ServicerContext) -> Any:
+        with self._turns:
+            return self._in_turn(method, request, context)
+
+    def _in_turn(self, method: str, request: Any, context: grpc.ServicerContext) -> Any:
         if not context.is_active():
-            return None  # the caller has gone
+            context.abort(grpc.StatusCode.CANCELLED, "The caller has gone.")
         left = context.time_remaining()
         # Seconds in a float's far range mean that there is none.
         deadline = None if left is None or left > 1e8 else time.monotonic() + left

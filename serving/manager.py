@@ -12,6 +12,7 @@ import logging
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -163,9 +164,8 @@ class Manager:
             Status: two have one name, or a label names a version that is not served; then
                 nothing has changed.
         """
-        names = [config.name for config in configs]
-        for name in names:
-            if names.count(name) > 1:
+        for name, count in Counter(config.name for config in configs).items():
+            if count > 1:
                 raise invalid(f"Illegal to list model {name} multiple times in config list")
         with self._round:
             self._check_labels(configs)
@@ -297,11 +297,8 @@ class Manager:
         if found is None:
             return False
         changed = False
-        tried: set[int] = set()
-        # Asked anew after each: when one turns out broken, an older one stands in.
-        while todo := [n for n in self._wanted(model, found) if n not in tried]:
-            tried.add(todo[0])
-            changed |= self._try(model, todo[0], found[todo[0]], again)
+        for number in self._wanted(model, found):
+            changed |= self._try(model, number, found[number], again)
         wanted = set(self._served(model, found))
         changed |= self._retire(
             [
@@ -322,7 +319,8 @@ class Manager:
         except OSError as error:
             self._report(model, "base", f"{model.config.name}: no base path: {error.strerror}")
             return None
-        found = {int(name): model.config.base_path / name for name in names if is_version(name)}
+        named = sorted(filter(is_version, names), key=len, reverse=True)  # 1 goes before 001
+        found = {int(name): model.config.base_path / name for name in named}
         if not found:
             self._report(
                 model,
@@ -333,29 +331,27 @@ class Manager:
             model.reported.pop("base", None)
         return found
 
-    def _wanted(self, model: _Model, found: Mapping[int, Path]) -> list[int]:
-        """The versions to load, newest first; of the newest, older ones stand in for broken."""
+    def _wanted(self, model: _Model, found: Mapping[int, Path]) -> Iterator[int]:
+        """The versions to load, newest first.
+
+        Of the newest, each is to be tried before the next one is asked for: an older one stands in
+        for one that turns out broken or half-copied.
+        """
         config = model.config
         if config.specific:
             for number in config.specific:
-                if number not in found:
+                if number in found:
+                    yield number
+                else:
                     self._report(model, number, f"{config.name}: version {number} was not found")
-            return [number for number in config.specific if number in found]
-        newest = sorted(found, reverse=True)
-        if not config.latest:
-            return newest
-        wanted: list[int] = []
+            return
         good = 0
-        for number in newest:
-            wanted.append(number)
-            version = model.versions.get(number)
-            if version is None or version.state == START:  # not tried yet, or half-copied
-                good += is_whole(found[number])
-            else:
-                good += version.error is None
+        for number in sorted(found, reverse=True):
+            yield number
+            version = model.versions[number]
+            good += version.error is None and version.state != START
             if good == config.latest:
-                break
-        return wanted
+                return
 
     def _served(self, model: _Model, found: Mapping[int, Path]) -> list[int]:
         """The versions to keep: those of the policy that are available."""

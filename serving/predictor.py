@@ -128,11 +128,12 @@ class _Loaded:
                 f"{version}: this version was {unfit}. Serve it elsewhere, or export it with "
                 f"`cpu: any`."
             )
-        from .servable import LoadOptions, load
+        from .servable import LoadOptions, check_files, load
         from .status import Status
 
         self._refused = Status
         try:
+            check_files(version)
             self._servable = load(version, LoadOptions())
             self._signature = self._servable.signatures["serving_default"]
         except Exception as error:  # any bytes may lie there
@@ -180,9 +181,10 @@ def parse_address(target: str) -> tuple[str, str] | None:
 
 def description(version: Path) -> dict[str, Any]:
     """What the export says of a version; empty if it is not ours."""
+    file = version / _DESCRIPTION
     try:
-        found = json.loads((version / _DESCRIPTION).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

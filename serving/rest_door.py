@@ -2,8 +2,12 @@
 
 import asyncio
 import contextlib
+import errno
 import json
+import logging
 import re
+import resource
+import socket
 import ssl as tls
 import tempfile
 import threading
@@ -34,11 +38,14 @@ from .frontend import Frontend, guarded
 from .predictor import description
 from .status import Status, invalid
 
+log = logging.getLogger("espalier.serving")
 _WHICH = r"(?:/versions/(\d+)|/labels/([^/:]+))?"
 _INFER = re.compile(rf"(?i)/v1/models/([^/:]+){_WHICH}:(classify|regress|predict)")
 _LOOK = re.compile(rf"(?i)/v1/models(?:/([^/:]+))?{_WHICH}(?:/(metadata))?")
 _PAGE = Path(__file__).parent / "demo.html"
 _IDLE_SECONDS = 60.0  # after which a connection that sends nothing, or all too slowly, is closed
+_MOST_BODIES = 16  # of the largest size, that are held in memory at once
+_NO_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,45 @@ class _Calls:
 
     under_way: int = 0
     draining: bool = False
+    body_bytes: int = 0
+
+
+class _Listener(socket.socket):
+    """A socket whose `accept` finds nothing for a while when the process is out of files.
+
+    asyncio would come back at once for ever, and log it each time.
+    """
+
+    told = False
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        try:
+            return super().accept()
+        except OSError as error:
+            if error.errno not in _NO_FILES:
+                raise
+            if not self.told:
+                log.error("REST takes no new connections for now: %s", error.strerror)
+            self.told = True
+            time.sleep(0.05)
+            raise BlockingIOError from None
+
+
+class _Http(tornado.httpserver.HTTPServer):
+    """Holds at most half of the files that the process may open: gRPC and the models need some."""
+
+    opened = 0
+
+    def handle_stream(self, stream: Any, address: Any) -> None:
+        if self.opened >= resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2:
+            stream.close()
+            return
+        self.opened += 1
+        super().handle_stream(stream, address)
+
+    def on_close(self, server_conn: object) -> None:
+        self.opened -= 1
+        super().on_close(server_conn)
 
 
 class RestDoor:
@@ -77,12 +123,15 @@ class RestDoor:
         self._options = options
         self._context = _context(options.ssl) if options.ssl is not None else None
         try:
-            self._sockets = tornado.netutil.bind_sockets(options.port, options.host)
+            bound = tornado.netutil.bind_sockets(options.port, options.host)
         except OSError as error:
             raise ConfigError(
                 f"REST cannot listen at {options.host}:{options.port}: {error.strerror}. Name "
                 "another with --rest_api_port, or 0 for none."
             ) from None
+        self._sockets = [_Listener(fileno=one.detach()) for one in bound]
+        for listener in self._sockets:
+            listener.setblocking(False)
         self._pool = futures.ThreadPoolExecutor(options.threads, thread_name_prefix="rest")
         self._calls = _Calls()
         shared = {
@@ -100,7 +149,7 @@ class RestDoor:
         )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="rest-loop", daemon=True)
-        self._server: tornado.httpserver.HTTPServer | None = None
+        self._server: _Http | None = None
         self._started = threading.Event()
 
     def start(self) -> None:
@@ -130,7 +179,7 @@ class RestDoor:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        self._server = tornado.httpserver.HTTPServer(
+        self._server = _Http(
             self._app,
             ssl_options=self._context,
             max_body_size=self._options.max_message_bytes,
@@ -150,7 +199,7 @@ def _context(config: Any) -> tls.SSLContext:
         Path(key.name).write_text(config.server_key)
         Path(certificate.name).write_text(config.server_cert)
         try:
-            context.load_cert_chain(certificate.name, key.name)
+            context.load_cert_chain(certificate.name, key.name, password=lambda: "")
             if config.custom_ca:
                 context.load_verify_locations(cadata=config.custom_ca)
         except (tls.SSLError, ValueError) as error:
@@ -160,7 +209,10 @@ def _context(config: Any) -> tls.SSLContext:
     return context
 
 
+@tornado.web.stream_request_body  # or tornado would read JSON as a form, which curl calls it
 class _Handler(tornado.web.RequestHandler):
+    open_to_all = False  # whether no token is asked for
+
     def initialize(
         self,
         frontend: Frontend,
@@ -169,13 +221,42 @@ class _Handler(tornado.web.RequestHandler):
         calls: _Calls,
     ) -> None:
         self.frontend, self.door, self.pool, self.calls = frontend, options, pool, calls
+        self.refusal: Status | None = None
+        self.body = bytearray()
+
+    def prepare(self) -> None:
+        """Look at the token before the body comes: a stranger's fills no memory."""
+        try:
+            if not self.open_to_all and self.request.method != "OPTIONS":
+                self.frontend.admit(self.request.headers.get("Authorization", ""))
+        except Status as status:
+            self.refusal = status
+
+    def data_received(self, chunk: bytes) -> None:
+        """Keep a part of the body, if there is room; one that is refused is read and dropped."""
+        if self.calls.body_bytes + len(chunk) > _MOST_BODIES * self.door.max_message_bytes:
+            self.refusal = Status(
+                grpc.StatusCode.RESOURCE_EXHAUSTED, "Too many large requests at once."
+            )
+        if self.refusal is None:
+            self.calls.body_bytes += len(chunk)
+            self.body += chunk
+
+    def on_connection_close(self) -> None:
+        """The caller has gone, perhaps amid its body."""
+        super().on_connection_close()
+        self._forget()
+
+    def on_finish(self) -> None:
+        """It is answered."""
+        self._forget()
+
+    def _forget(self) -> None:
+        self.calls.body_bytes -= len(self.body)
+        self.body = bytearray()
 
     def set_default_headers(self) -> None:
         self.clear_header("Server")
-
-    def admit(self) -> None:
-        """Ask for the token."""
-        self.frontend.admit(self.request.headers.get("Authorization", ""))
 
     def write_error(self, status_code: int, **_: Any) -> None:
         """Errors that tornado finds itself, such as a method that a path does not have."""
@@ -191,18 +272,25 @@ class _Handler(tornado.web.RequestHandler):
             self.set_header("Access-Control-Allow-Headers", "Content-Type")
         self.write(body)
 
+    def fail(self, status: Status) -> None:
+        """Answer with an error."""
+        self.say(status.http, json.dumps({"error": status.short}))
+
     async def answer(self, call: Any, *arguments: Any) -> None:
         """The one place where a Status becomes HTTP's."""
         if self.calls.draining:
             self.set_header("Connection", "close")
             self.say(503, json.dumps({"error": "The server is stopping."}))
             return
+        if self.refusal is not None:
+            self.fail(self.refusal)
+            return
         self.calls.under_way += 1
         try:
             loop = asyncio.get_running_loop()
             self.say(200, await loop.run_in_executor(self.pool, guarded, call, *arguments))
         except Status as status:
-            self.say(status.http, json.dumps({"error": status.message}))
+            self.fail(status)
         finally:
             self.calls.under_way -= 1
 
@@ -220,7 +308,6 @@ class _Api(_Handler):
         self.say(200, "")
 
     def _infer(self, deadline: float, received: float) -> str:
-        self.admit()
         found = _INFER.fullmatch(self.request.path)
         if not found:
             raise invalid(f"Malformed request: POST {self.request.path}")
@@ -258,11 +345,11 @@ class _Api(_Handler):
 
     def _body(self) -> bytes:
         if "gzip" not in self.request.headers.get("Content-Encoding", ""):
-            return self.request.body
+            return bytes(self.body)
         most = self.door.max_message_bytes
         zipped = zlib.decompressobj(zlib.MAX_WBITS | 16)  # 16: gzip's header
         try:
-            body = zipped.decompress(self.request.body, most + 1)
+            body = zipped.decompress(self.body, most + 1)
         except zlib.error:
             raise invalid("Failed to uncompress the gzipped body") from None
         if len(body) > most:
@@ -272,7 +359,6 @@ class _Api(_Handler):
         return body
 
     def _look(self) -> str:
-        self.admit()
         found = _LOOK.fullmatch(self.request.path)
         if not found:
             raise invalid(f"Malformed request: GET {self.request.path}")
@@ -306,16 +392,16 @@ def _spec(name: str, version: str | None, label: str | None) -> Any:
 
 class _Metrics(_Handler):
     async def get(self) -> None:
-        try:
-            self.admit()
-        except Status as status:
-            self.say(status.http, json.dumps({"error": status.message}))
+        if self.refusal is not None:
+            self.fail(self.refusal)
             return
         self.set_header("Content-Type", "text/plain")
         self.write(self.frontend.metrics.page())
 
 
 class _Page(_Handler):
+    open_to_all = True
+
     async def get(self) -> None:
         self.set_header("Content-Type", "text/html; charset=utf-8")
         # Nothing from elsewhere, whatever a label or a text holds.
@@ -335,7 +421,6 @@ class _Names(_Handler):
         await self.answer(self._models)
 
     def _models(self) -> str:
-        self.admit()
         found = []
         for config in self.frontend.plane.manager.configs():
             try:
@@ -351,6 +436,10 @@ class _Names(_Handler):
 
 
 class _Nothing(_Handler):
-    async def prepare(self) -> None:  # type: ignore[override]
-        self.say(404, json.dumps({"error": "Not Found"}))
-        await self.finish()
+    def prepare(self) -> None:
+        self.refusal = Status(grpc.StatusCode.NOT_FOUND, "Not Found")
+
+    async def get(self) -> None:
+        await self.answer(None)
+
+    head = post = put = patch = delete = options = get  # type: ignore[assignment]

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import reason
+from ..errors import ConfigError, reason
 from .status import invalid, of_tensorflow
 from .tensors import numpy_type, type_name
 
 SAVED_MODEL, TFLITE = "saved_model.pb", "model.tflite"
 _RARE = "saved_model.pbtxt"
+_MOST_CALLABLES = 256  # callers choose the outputs: of 20, there are a million choices
 INIT_OP = "__saved_model_init_op"  # a signature in the file's own map that nobody calls
 
 
@@ -39,6 +40,19 @@ def is_whole(version: Path) -> bool:
     """Whether the file that comes last, and says that the version is complete, is there."""
     # os.path, not pathlib: a folder that may not be read is one that is not whole.
     return any(os.path.isfile(version / name) for name in (SAVED_MODEL, _RARE, TFLITE))
+
+
+def check_files(version: Path) -> None:
+    """See that a version holds nothing that would be waited for for ever when it is read.
+
+    Raises:
+        ConfigError: there is a pipe, a socket or a device.
+    """
+    for folder in ("", "variables", "assets", "assets.extra"):
+        with suppress(OSError):  # there is none, or what lies there may not be read
+            for one in os.scandir(version / folder):
+                if os.path.exists(one) and not (one.is_file() or one.is_dir()):
+                    raise ConfigError(f"{one.path} is a pipe, a socket or a device; remove it.")
 
 
 class Servable:
@@ -117,8 +131,10 @@ class _SavedModel(Servable):
                 options = CallableOptions(feed=feeds, fetch=fetches)
                 # A fifth of Session.run's cost: names are looked up once.
                 made = self._session._make_callable_from_options(options)
+                if len(self._callables) >= _MOST_CALLABLES:
+                    self._callables.clear()  # those in use live on
                 self._callables[feeds, fetches] = made
-        return self._callables[feeds, fetches]
+            return self._callables[feeds, fetches]
 
     def close(self) -> None:
         self._callables.clear()

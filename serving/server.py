@@ -147,6 +147,7 @@ class Server:
 
     def _load(self, version: Version) -> None:
         """Load and warm a version; any exception means that it is not served."""
+        servable.check_files(version.path)
         if unfit := cpu.unfit(description(version.path)):
             raise ConfigError(f"this version was {unfit}")  # oneDNN would end this process
         version.servable = servable.load(version.path, self._options.load)

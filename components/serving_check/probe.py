@@ -45,7 +45,7 @@ def probe(
     Raises:
         Refusal: at the first thing that is wrong.
     """
-    client = Client(server.target, MODEL)
+    client = Client(server.target, MODEL, wait=False)  # one that ends does not come back
     begin = time.perf_counter()
     if why := wait_until_served(server, client):
         raise Refusal(why)
