@@ -89,8 +89,11 @@ def _entry(file: Path, start: int, value: dict[str, Any]) -> Tensor:
     return Tensor(file, dtype, shape, start + first, last - first)
 
 
-def read_tensor(tensor: Tensor) -> "np.ndarray":
-    """Return one tensor's values as float32. Its type must be a float's."""
+def read_tensor(name: str, tensor: Tensor) -> "np.ndarray":
+    """Return one tensor's values as float32. Its type must be a float's.
+
+    Raises CheckpointError if a value is not finite: training would go on from it to nothing.
+    """
     import numpy as np
 
     kinds = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
@@ -98,4 +101,10 @@ def read_tensor(tensor: Tensor) -> "np.ndarray":
     values = np.fromfile(tensor.file, kinds[tensor.dtype], count, offset=tensor.offset)
     if tensor.dtype == "BF16":  # numpy has no bfloat16: it is the upper half of a float32
         values = (values.astype(np.uint32) << 16).view(np.float32)
-    return values.astype(np.float32, copy=False).reshape(tensor.shape)
+    values = values.astype(np.float32, copy=False)
+    if not np.isfinite(values).all():
+        raise CheckpointError(
+            f"{tensor.file}: {name} holds numbers that are not finite (NaN or infinite). Fetch the "
+            f"checkpoint again, or choose another."
+        )
+    return values.reshape(tensor.shape)
