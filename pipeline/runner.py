@@ -305,6 +305,9 @@ def _base_run(config: Config, data: str, start: str, from_node: str) -> str:
     needed = set(NODES[: NODES.index(from_node)]) - {"LatestBlessed"} - _left_out(config)
     kept = results.all_results(config.home / "results")
     found = [r for r in kept if needed <= r.finished and r.status != "failed"]
+    runs = Store(config.home).runs() if found and database(config.home).exists() else []
+    # As they followed each other: the results' times are those of a clock, which is set at times.
+    found.sort(key=lambda r: runs.index(r.run) if r.run in runs else -1)
     before = next((r for r in reversed(found) if _still_lies(config.home, r.run, needed)), None)
     if before is None:
         raise ConfigError(

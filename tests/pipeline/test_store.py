@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from espalier import ConfigError
-from espalier.pipeline import collecting, contents, store, versions
+from espalier.pipeline import collecting, contents, runner, store, versions
 from espalier.pipeline.runner import foresee
 
 _found = importlib.util.spec_from_file_location(
@@ -117,3 +117,10 @@ def test_a_store_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         store.Store(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_part_is_built_on_the_last_run_whatever_the_clock_said(line: Line) -> None:
+    last = line.run(data=1)
+    for file in (line.home / "results").glob(f"{last.id.replace(':', '-')}*"):
+        os.utime(file, (0, 0))
+    assert runner._base_run(line.config, "", "", "Evaluator") == last.id
