@@ -1,6 +1,7 @@
 """How every command speaks: errors as one sentence; results as tables, JSON or Markdown."""
 
 import dataclasses
+import errno
 import functools
 import json
 import math
@@ -65,8 +66,13 @@ def errors(command: Callable[..., None]) -> Callable[..., None]:
     def wrapped(*args: Any, **options: Any) -> None:
         try:
             command(*args, **options)
+            sys.stdout.flush()  # here, where a full disk behind it is still told in a sentence
         except EspalierError as error:
             fail(str(error), error.exit_code)
+        except OSError as error:
+            if error.errno not in _NO_FAULT_OF_OURS:
+                raise
+            fail(_sentence(error), 2)
         except ModuleNotFoundError as error:
             missing = (error.name or "").partition(".")[0]
             if missing not in _EXTRAS:
@@ -81,6 +87,23 @@ def errors(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(130) from None
 
     return wrapped
+
+
+# What the system may answer wherever something is written, and what to do.
+_NO_FAULT_OF_OURS = {
+    errno.ENOSPC: "make room there (`espalier gc` shows what of earlier runs can go)",
+    errno.EDQUOT: "make room there (`espalier gc` shows what of earlier runs can go)",
+    errno.EROFS: "name another place",
+    errno.EACCES: "change its permissions, or name another place",
+    errno.EPERM: "change its permissions, or name another place",
+}
+
+
+def _sentence(error: OSError) -> str:
+    advice = _NO_FAULT_OF_OURS[error.errno or 0]
+    # A write that fails does not name its file, which is most often where the output goes.
+    place = error.filename or "what the command writes, or its output"
+    return f"{place}: {error.strerror}. To go on, {advice}, and give the command again."
 
 
 # What the light installation lacks, and what brings it.

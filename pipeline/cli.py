@@ -341,6 +341,7 @@ def recipes(
 
 
 @app.command()
+@errors
 def schema() -> None:
     """Print the configuration's JSON Schema; editors complete from it."""
     from .config import Config

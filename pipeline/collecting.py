@@ -20,7 +20,7 @@ from pathlib import Path
 
 from ..components.pusher import publish
 from ..errors import ConfigError
-from . import results, versions
+from . import contents, results, versions
 from .compress import WORK
 from .config import Config
 from .places import check_writable, write_whole
@@ -137,6 +137,8 @@ def collect(
             history.store.mark_deleted(id_ for piece in disk.goes for id_ in piece.artifacts)
             for piece in disk.goes:
                 _delete(piece.path)
+            gone = {id_ for piece in disk.goes for id_ in piece.artifacts}
+            contents.forget(config.home, graph.uris.keys() - gone)
         return disk
 
 

@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import shutil
+import tempfile
 import time
 import traceback
 from collections.abc import Iterator
@@ -359,7 +360,8 @@ def _at_work(work: Path, console: Console | None) -> Iterator[None]:
             raise
         except Exception as error:
             traceback.print_exc()  # into the log
-            raise explain(error, "The compression", log) from error
+            written = [work, Path(tempfile.gettempdir())]
+            raise explain(error, "The compression", log, written) from error
 
 
 def _write_report(work: Path, report: dict[str, Any]) -> None:

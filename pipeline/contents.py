@@ -5,7 +5,7 @@ deleted would go on into every later run; so each run notes what it made, and th
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,15 @@ def read(home: Path) -> dict[str, Seen]:
     with suppress(OSError, ValueError):
         return dict(json.loads((home / FILE).read_text(encoding="utf-8")))
     return {}
+
+
+def forget(home: Path, live: Collection[int]) -> None:
+    """Drop the notes of all artifacts but these: their numbers are given out again where an older
+    copy of the metadata was put back."""
+    known = read(home)
+    kept = {number: seen for number, seen in known.items() if int(number) in live}
+    if kept != known:
+        write_whole(home / FILE, json.dumps(kept))
 
 
 def _files(place: Path) -> Iterator[tuple[str, Path]]:

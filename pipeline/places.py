@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,9 @@ from ..errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from .config import Config
+
+
+_FULL = 1 << 20  # bytes; with fewer left, nothing of use can be written
 
 
 def check_places(config: "Config", rows: int) -> None:
@@ -63,9 +67,7 @@ def room(path: Path, needed_bytes: int) -> int:
     Raises:
         ConfigError: not writable, or too little space; says which folder.
     """
-    folder = path
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
+    folder = _there(path)
     if not folder.is_dir():
         raise ConfigError(f"{path}: {folder} is a file, and a folder is needed there.")
     try:
@@ -81,9 +83,28 @@ def room(path: Path, needed_bytes: int) -> int:
     if free < needed_bytes:
         raise ConfigError(
             f"{path}: about {size_in_words(needed_bytes)} are needed, and {size_in_words(free)} "
-            f"are free in {folder}. Make room or name another place."
+            f"are free in {folder}. Make room (`espalier gc` shows what of earlier runs can go) or "
+            f"name another place."
         )
     return free
+
+
+def full(places: Iterable[Path]) -> list[Path]:
+    """Those of the places whose disk has no room left, be it for bytes or for names of files."""
+    found = []
+    for place in places:
+        disk = os.statvfs(_there(place))
+        no_names = disk.f_files > 0 and disk.f_favail == 0
+        if no_names or disk.f_bavail * disk.f_frsize < _FULL:
+            found.append(place)
+    return found
+
+
+def _there(path: Path) -> Path:
+    """The place itself, or the nearest one above it that exists."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
 
 
 def write_whole(file: Path, text: str) -> None:

@@ -28,6 +28,7 @@ from .sources import find_files, find_sources, input_patterns
 from .spans import gaps
 from .splitting import Splits as Fallen
 from .splitting import judge_groups, of_files
+from .store import check_known
 from .tally import (
     Columns,
     Tally,
@@ -126,12 +127,17 @@ def checks(
         _check_freeze(config, family.depth(config.model))
         return []
 
+    def known() -> list[str]:
+        check_known(config.home)
+        return []
+
     return [
         partial(_check_schema, config.data.schema_file),
         served,
         start,
         partial(_check_compress, config),
         partial(missing_spans, config),
+        known,
     ]
 
 

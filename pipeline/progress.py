@@ -26,6 +26,28 @@ _EVENT = re.compile(r"^(?:Component|node) (\S+) is (running|finished)\.$")
 _STYLES = {"done": "[green]done[/]", "cached": "[blue]cached[/]", "failed": "[red]failed[/]"}
 
 
+class _Log:
+    """A log that loses lines where the disk is full: no run may fail because of what it says of
+    itself, and what it fails of must be told."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        """Write it, if there is room; see `io.TextIOBase`."""
+        with contextlib.suppress(OSError):
+            self._file.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """The same."""
+        with contextlib.suppress(OSError):
+            self._file.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
 @contextlib.contextmanager
 def quiet(log: Path) -> Iterator[IO[str]]:
     """Send what this process writes, C++ and children included, to `log`.
@@ -45,7 +67,8 @@ def quiet(log: Path) -> Iterator[IO[str]]:
     os.dup2(file.fileno(), 1)
     os.dup2(file.fileno(), 2)
     try:
-        with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        said: Any = _Log(file)
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             shown: Any = masking.Stream(screen)
             yield shown
     finally:
@@ -173,9 +196,9 @@ class Reporter(Steps):
     def finish(self, name: str, state: str = "") -> None:
         """Print the component's closing line."""
         seconds = time.monotonic() - self._started.pop(name, time.monotonic())
-        node = self._look_up(name)
+        node = None if state else self._look_up(name)  # which may be what failed
         state = state or (node.state if node else "done")
-        words = produced(node) if node and state != "failed" else ""
+        words = produced(node) if node else ""
         self._bar.update(self._task, visible=False)
         place = (
             f"{self._nodes.index(name) + 1:>2}/{len(self._nodes)}" if name in self._nodes else ""

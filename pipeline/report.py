@@ -72,7 +72,8 @@ def context(home: Path, run: str | None) -> Context:
     unbegun = results.unbegun(home / "results", begun)
     if not begun and not unbegun:
         raise ConfigError(why)
-    run = _find(home, sorted([*begun, *unbegun]), run)  # by their start
+    ordered = results.in_order(zip(begun, begun, strict=True), zip(unbegun, unbegun, strict=True))
+    run = _find(home, ordered, run)
     nodes = {node.name: node for node in store.nodes(run)} if store else {}
     result = results.of_run(home / "results", run)
     if result is None:

@@ -1,9 +1,9 @@
 """What a run came to: a plain record, stored as JSON, and the table a person reads."""
 
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 from rich.console import Group, RenderableType
@@ -18,6 +18,7 @@ from .places import write_whole
 from .store import Node, Output, Store
 
 _GONE = "(its files are gone)"
+T = TypeVar("T")
 Status = Literal["pushed", "not_blessed", "partial", "failed"]
 
 
@@ -145,6 +146,16 @@ def all_results(folder: Path) -> list[RunResult]:
     files = [file for file in folder.glob("[!.]*.json") if file.name != "latest.json"]
     files.sort(key=lambda file: file.stat().st_mtime_ns)
     return [result for file in files if (result := _read(file))]
+
+
+def in_order(known: Iterable[tuple[str, T]], others: Iterable[tuple[str, T]]) -> list[T]:
+    """Things by their times (ISO), the oldest first. Those whose order is known stay in it, even
+    where a clock was set back between them, as it is each autumn."""
+    latest, timed = "", list(others)
+    for when, one in known:
+        latest = max(latest, when)
+        timed.append((latest, one))
+    return [one for _, one in sorted(timed, key=lambda pair: pair[0])]
 
 
 def unbegun(folder: Path, begun: Collection[str]) -> list[str]:

@@ -5,8 +5,10 @@ import difflib
 import hashlib
 import json
 import logging
+import tempfile
 import time
 import traceback
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +23,7 @@ from ..serving.predictor import find_newest
 from ..terminal import Screen
 from ..trainer import families, images, workers
 from ..trainer.run import train
-from . import code_digest, contents, plan, preflight, results
+from . import code_digest, contents, places, plan, preflight, results
 from . import report as report_
 from .config import Config
 from .progress import Reporter, live, quiet, shown
@@ -305,6 +307,9 @@ def _base_run(config: Config, data: str, start: str, from_node: str) -> str:
     needed = set(NODES[: NODES.index(from_node)]) - {"LatestBlessed"} - _left_out(config)
     kept = results.all_results(config.home / "results")
     found = [r for r in kept if needed <= r.finished and r.status != "failed"]
+    runs = Store(config.home).runs() if found and database(config.home).exists() else []
+    # As they followed each other: the results' times are those of a clock, which is set at times.
+    found.sort(key=lambda r: runs.index(r.run) if r.run in runs else -1)
     before = next((r for r in reversed(found) if _still_lies(config.home, r.run, needed)), None)
     if before is None:
         raise ConfigError(
@@ -366,7 +371,7 @@ def _run_pipeline(
             node = reporter.current if reporter else ""
             if reporter and node:
                 reporter.finish(node, "failed")
-            explained = explain(error, node, log)
+            explained = explain(error, node, log, _written(config))
             if config.data.kind == "image" and "InvalidArgument" in traceback.format_exc():
                 explained = _undecodable(config.home) or explained
             _note_contents(config.home)
@@ -449,35 +454,62 @@ def _latest_node(home: Path, name: str) -> Node | None:
     return next((n for n in store.nodes(runs[-1]) if n.name == name), None) if runs else None
 
 
+_ROOM = "Make room (`espalier gc` shows what of earlier runs can go)"
+_FULL = f"The disk is full. {_ROOM}"
+_READ_ONLY = "The file system is read-only. Choose another place (runs:, push:)"
 _SYSTEM_ERRORS = {
-    "No space left on device": "The disk is full. Make room",
-    "Disk quota exceeded": "The disk quota is used up. Make room",
-    "Read-only file system": "The file system is read-only. Choose another place (runs:, push:)",
+    "No space left on device": _FULL,
+    "database or disk is full": _FULL,  # SQLite's word for it
+    "Disk quota exceeded": f"The disk quota is used up. {_ROOM}",
+    "Read-only file system": _READ_ONLY,
+    "attempt to write a readonly database": _READ_ONLY,
     # ML Metadata's words for a locked SQLite file, after a minute and a half.
     "Concurrent writes aborted": "Another program holds the pipeline's metadata. End it",
     "Permission denied": "A file or folder may not be written. Change its permissions",
 }
 
 
-def explain(error: BaseException, node: str, log: Path) -> BaseException:
-    """The error as the user should see it: its own sentence if it has one, else the first cause."""
+def _written(config: Config) -> list[Path]:
+    """The folders that a run fills."""
+    pushed = [] if "://" in config.push.to else [Path(config.push.to)]
+    return [config.home, *pushed, Path(tempfile.gettempdir())]
+
+
+def explain(
+    error: BaseException, node: str, log: Path, written: Sequence[Path] = ()
+) -> BaseException:
+    """The error as the user should see it: its own sentence if it has one, else the first cause.
+
+    `written` are folders that it may come of if one of them is full: what TFX or ML Metadata then
+    say has often nothing to do with it.
+    """
     chain = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) and cause not in chain:
         chain.append(cause)
     for one in chain:
         if isinstance(one, EspalierError):
-            return type(one)(f"{node}: {one}" if node else str(one))
+            said = str(one).removeprefix(f"{node}: ")
+            return type(one)(f"{node}: {said}" if node else said)
     if not isinstance(error, Exception):  # Ctrl-C
         return error
-    for words, advice in _SYSTEM_ERRORS.items():
-        if any(words in str(one) for one in chain):
-            return ComponentError(
-                f"{node or 'TFX'}: {words}. {advice} and run the same command again; what was "
-                f"finished is kept. Log: {log}"
-            )
     last = str(chain[-1]).strip() or type(chain[-1]).__name__
     first = reason(last) if "[[{{" in last else last.splitlines()[0]
+    first = f"{type(chain[-1]).__name__}: {first[:500]}"
+    found = ((w, a) for w, a in _SYSTEM_ERRORS.items() if any(w in str(one) for one in chain))
+    words, advice = next(found, (first, _FULL if places.full(written) else ""))
+    if not advice:
+        return ComponentError(
+            f"{node or 'TFX'} failed: {first}\n"
+            f"The whole story is in {log}; what was finished before is kept for the next run."
+        )
+    if advice == _FULL and (where := places.full(written) or _named(chain)):
+        advice = advice.replace("full.", f"full: {', '.join(map(str, where))}.")
     return ComponentError(
-        f"{node or 'TFX'} failed: {type(chain[-1]).__name__}: {first[:500]}\n"
-        f"The whole story is in {log}; what was finished before is kept for the next run."
+        f"{node or 'TFX'}: {words}. {advice} and run the same command again; what was finished is "
+        f"kept. Log: {log}"
     )
+
+
+def _named(chain: Sequence[BaseException]) -> list[Any]:
+    """The file that an error of the system names."""
+    return [one.filename for one in chain if isinstance(one, OSError) and one.filename][:1]

@@ -17,6 +17,7 @@ from rich.table import Table
 from ..components.pusher import publish
 from ..errors import ConfigError
 from ..serving.predictor import find_newest, is_version
+from . import results
 from .config import Config
 from .store import Node, Store, database, opened
 
@@ -101,9 +102,17 @@ def compared_with(history: History, run: str) -> Pushed | None:
     if baseline and baseline.state == "done":  # else an earlier run's answer stands in for it
         found = baseline.outputs.get("pushed_model")
         return history.versions.get(found.properties["pushed_version"]) if found else None
-    # With --accept nothing is compared.
-    earlier = [one for one in history.versions.values() if one.when < run]
-    return max(earlier, key=lambda one: one.output, default=None)
+    # With --accept nothing is compared. By their numbers: a clock may have been set back.
+    made = [output.id for node in _done(history.runs[run]) for output in node.outputs.values()]
+    pusher = history.runs[run].get("Pusher")
+    own = {output.id for output in pusher.outputs.values()} if pusher else set()
+    known = {one.output: one for one in history.versions.values() if one.output not in own}
+    return known.get(max((id for id in known if id < max(made, default=0)), default=0))
+
+
+def _done(nodes: dict[str, Node]) -> list[Node]:
+    """The components that were not taken from an earlier run."""
+    return [node for node in nodes.values() if node.state == "done"]
 
 
 def _version(nodes: dict[str, Node]) -> str:
@@ -150,20 +159,26 @@ def rows(config: Config) -> list[Row]:
     """
     history = read(config)
     metric = config.evaluate.measured[0]
-    found = []
+    found = []  # with the number of the last artifact by then
     for one in history.versions.values():
         how = f"copy of {one.copy_of}" if one.copy_of else "yes"
         value = _measured(history.runs[one.run], metric)
-        found.append(Row(one.version, one.when, True, how, *_folder(config, one.version), value))
+        row = Row(one.version, one.when, True, how, *_folder(config, one.version), value)
+        found.append((one.output, row))
+    last = 0
     for run, nodes in history.runs.items():
+        outputs = [output.id for node in nodes.values() for output in node.outputs.values()]
+        last = max([last, *outputs])
         if not _version(nodes):
             value = _measured(nodes, metric)
-            found.append(Row("", run, _blessed(nodes), "no", "", None, value))
+            found.append((last, Row("", run, _blessed(nodes), "no", "", None, value)))
+    others = []
     for folder in _folders(config):
         if (name := folder.name) not in history.versions:
             when = _iso(folder.stat().st_mtime)
-            found.append(Row(name, when, None, "by others", *_folder(config, name), None))
-    return sorted(found, key=lambda row: row.when, reverse=True)
+            others.append((when, Row(name, when, None, "by others", *_folder(config, name), None)))
+    known = [(row.when, row) for _, row in sorted(found, key=lambda one: one[0])]
+    return results.in_order(known, others)[::-1]
 
 
 def table(found: list[Row], metric: str) -> Table:

@@ -1,6 +1,7 @@
 """How commands speak: tables as JSON and Markdown; and what a shell completes."""
 
 import ast
+import errno
 import io
 import json
 import os
@@ -10,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import typer
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
 from espalier import ConfigError
-from espalier.terminal import Output, Screen, markdown
+from espalier.terminal import Output, Screen, errors, markdown
 
 
 def table(title: str | None = None, header: bool = True) -> Table:
@@ -165,3 +167,41 @@ def test_no_command_has_a_console_that_obeys() -> None:
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Console"
     ]
     assert not found, "terminal.Screen is the console for texts from anywhere"
+
+
+def test_a_full_disk_behind_the_output_is_a_sentence() -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    command = [sys.executable, "-m", "espalier.cli", "schema"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert "No space left on device. To go on, make room" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [(errno.ENOSPC, "make room"), (errno.EROFS, "another place"), (errno.EACCES, "permissions")],
+)
+def test_what_the_system_refuses_is_a_sentence(
+    code: int, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @errors
+    def command() -> None:
+        raise OSError(code, os.strerror(code), "out.csv")
+
+    with pytest.raises(typer.Exit) as caught:
+        command()
+    assert caught.value.exit_code == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: out.csv: {os.strerror(code)}. ") and words in said
+
+
+def test_a_fault_of_our_own_keeps_its_traceback() -> None:
+    @errors
+    def command() -> None:
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    with pytest.raises(OSError, match="Bad file"):
+        command()

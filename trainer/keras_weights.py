@@ -88,16 +88,25 @@ def _fetch(published: Published | None, progress: Progress | None) -> Path:
 def read(file: Path) -> "list[list[np.ndarray]]":
     """Return the arrays of each layer that has any, in the layers' order.
 
-    Raises CheckpointError if Keras 2 cannot read the file.
+    Raises CheckpointError if Keras 2 cannot read the file, or a number in it is not finite.
     """
+    import numpy as np
+
     try:
-        return _read_keras(file) if file.suffix == ".keras" else _read_h5(file)
+        found = _read_keras(file) if file.suffix == ".keras" else _read_h5(file)
+        finite = all(np.isfinite(array).all() for arrays in found for array in arrays)
     except (*_FAULTS, zipfile.BadZipFile, zlib.error) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
             f"{file} cannot be read as Keras weights: {first[:200]}. Give a file that "
             f"`model.save_weights(...)` or `model.save(...)` of Keras 2 has written."
         ) from None
+    if not finite:
+        raise CheckpointError(
+            f"{file} holds numbers that are not finite (NaN or infinite). Give the weights of a "
+            f"training that went well."
+        )
+    return found
 
 
 # What h5py, zipfile and json raise for bytes of any kind.

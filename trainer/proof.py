@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from .. import cpu as cpus
+from ..errors import ComponentError
 from .compression.job import compiled
 from .input import Source, batches
 from .serving_graph import (
@@ -66,7 +67,13 @@ def served(
 
     Raises:
         ConfigError: see `cpu.choose`.
+        ComponentError: a weight is not finite; not every row meets it, so no metric may show it.
     """
+    if broken := weights.broken():
+        raise ComponentError(
+            f"the model has weights that are not finite (NaN or infinite), in {broken}: it is not "
+            f"exported. Lower train.learning_rate, or train in float32 (train.precision)."
+        )
     # Each graph has resources of its own: what one does not read shall not be loaded with it.
     bare = Weights(weights.model, weights.formats)
     plain = keras_graph(bare)

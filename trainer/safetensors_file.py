@@ -117,10 +117,11 @@ def _entry(file: Path, start: int, value: dict[str, Any]) -> Tensor:
     return Tensor(file, dtype, tuple(shape), start + first, last - first)
 
 
-def read_tensor(tensor: Tensor) -> "np.ndarray":
+def read_tensor(name: str, tensor: Tensor) -> "np.ndarray":
     """Return one tensor's values as float32. Its type must be a float's.
 
-    Raises CheckpointError: it does not fit into the memory.
+    Raises CheckpointError: it does not fit into the memory, or a value is not finite: training
+    would go on from it to nothing.
     """
     import numpy as np
 
@@ -130,9 +131,15 @@ def read_tensor(tensor: Tensor) -> "np.ndarray":
         values = np.fromfile(tensor.file, kinds[tensor.dtype], count, offset=tensor.offset)
         if tensor.dtype == "BF16":  # numpy has no bfloat16: it is the upper half of a float32
             values = (values.astype(np.uint32) << 16).view(np.float32)
-        return values.astype(np.float32, copy=False).reshape(tensor.shape)
+        values = values.astype(np.float32, copy=False).reshape(tensor.shape)
     except (MemoryError, ValueError) as error:
         raise CheckpointError(
-            f"{tensor.file}: a tensor {list(tensor.shape)} of {tensor.size} bytes cannot be read "
+            f"{tensor.file}: {name}, {list(tensor.shape)} of {tensor.size} bytes, cannot be read "
             f"into memory ({str(error)[:100]}). Choose a smaller checkpoint."
         ) from None
+    if not np.isfinite(values).all():
+        raise CheckpointError(
+            f"{tensor.file}: {name} holds numbers that are not finite (NaN or infinite). Fetch the "
+            f"checkpoint again, or choose another."
+        )
+    return values

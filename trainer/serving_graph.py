@@ -57,6 +57,15 @@ class Weights:
         stored = [stored.variables for stored in self._stored.values()]
         return [list(self._loaded.values()), stored, self._plain]
 
+    def broken(self) -> str:
+        """The name of a weight that is not finite, or ""."""
+        finite = (
+            (weight.name, tf.reduce_all(tf.math.is_finite(weight)))
+            for weight in self.model.weights
+            if weight.dtype.is_floating
+        )
+        return next((name for name, fine in finite if not fine), "")
+
     def value(self, layer: str, place: int = 0) -> tf.Tensor:
         """One weight of a layer, 0 the kernel, unpacked where it is asked for."""
         if place == 0 and layer in self._stored:

@@ -138,13 +138,24 @@ def write_vocabulary(tokens: Iterable[str], folder: str, prefix: str = _PREFIX) 
     content = "".join(f"{token}\n" for token in tokens).encode()
     name = f"{prefix}{hashlib.sha256(content).hexdigest()[:16]}.txt"
     file = os.path.join(folder, name)
-    if not tf.io.gfile.exists(file):
+    if not _holds(file, content):
         tf.io.gfile.makedirs(folder)
         part = os.path.join(folder, f".{uuid.uuid4().hex}")
         with tf.io.gfile.GFile(part, "wb") as stream:
             stream.write(content)
         tf.io.gfile.rename(part, file, overwrite=True)
     return file
+
+
+def _holds(file: str, content: bytes) -> bool:
+    """Whether the file has this content: one that was cut short since bears its name all the
+    same."""
+    import tensorflow as tf
+
+    if not tf.io.gfile.exists(file):
+        return False
+    with tf.io.gfile.GFile(file, "rb") as stream:
+        return bool(stream.read() == content)
 
 
 def vocabulary_size(transform_folder: str) -> int:

@@ -189,7 +189,9 @@ def _only_push(base: str) -> Iterator[tuple[IO[str], bool]]:
     The kernel lets go of the lock when a pusher is killed. A file system without locks
     (some NFS mounts) gives False: then what other pushes may be writing is left alone.
     """
-    with open(os.path.join(base, LAST_PUSH), "a+", encoding="ascii") as last:
+    # Neither "a+", which writes at the end alone, nor "w+", which begins by losing the number.
+    file = os.open(os.path.join(base, LAST_PUSH), os.O_RDWR | os.O_CREAT, 0o666)
+    with open(file, "r+", encoding="ascii", errors="replace") as last:
         try:
             fcntl.flock(last, fcntl.LOCK_EX)
             alone = True
@@ -229,10 +231,9 @@ def _read_number(last: IO[str]) -> int:
 
 
 def _write_number(last: IO[str], number: int) -> None:
-    last.seek(0)
-    last.truncate()
-    last.write(f"{number}\n")
-    last.flush()
+    # Over the old one, and cut only then: a disk that fills up must not leave the file empty.
+    os.pwrite(last.fileno(), f"{number}\n".encode("ascii"), 0)
+    os.truncate(last.fileno(), len(f"{number}\n"))
 
 
 def _retire_local(base: str, keep: int | None, pushed: Version) -> None:

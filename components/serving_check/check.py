@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any
 from tfx.utils import io_utils
 
 from ... import __version__, cpu
+from ...errors import ComponentError
 from ...serving.process import started
 from .probe import Refusal, probe
 
 TIMEOUT_SECONDS = 300.0
+_FULL = 1 << 20  # bytes; with fewer left, a server cannot even say what it does
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,9 @@ def check_serving(
         server: a tensorflow_model_server's path; "" is our own, which answers the same calls.
 
     Never raises because of the model: a model that cannot be checked is not blessed.
+
+    Raises:
+        ComponentError: no server could be run here, whatever the model.
     """
     from ...trainer.export import describe_any  # TensorFlow: not at import time.
     from ...trainer.serving_ops import unknown_ops
@@ -103,7 +109,10 @@ def run_probe(
     kind: dict[str, bool],
     server: str = "",
 ) -> dict[str, Any]:
-    """Starts a server and asks it; returns what was measured, and `failures`: sentences."""
+    """Starts a server and asks it; returns what was measured, and `failures`: sentences.
+
+    Raises ComponentError for what is no fault of the model: TFX's cache would keep the verdict.
+    """
     with tempfile.TemporaryDirectory(prefix="espalier-model-") as folder:
         local = Path(model)
         if "://" in model:  # a server's base path is local, but for those built for others
@@ -113,9 +122,30 @@ def run_probe(
             with started(local, server, timeout) as running:
                 return {"failures": [], **probe(running, rows, inputs, kind)}
         except Refusal as refusal:
+            if why := _elsewhere(folder, str(refusal)):
+                raise ComponentError(why) from None
             return {"failures": [str(refusal)]}
         except OSError as error:
-            return {"failures": [f"{server} cannot be run: {error.strerror}."]}
+            raise ComponentError(
+                f"ServingCheck: {server or 'a server'} cannot be run: {error.strerror}. Mend that, "
+                f"and run again; what was finished is kept."
+            ) from None
+
+
+def _elsewhere(folder: str, refusal: str) -> str:
+    """What this machine lacked, where that and not the model is why a server did not answer."""
+    if shutil.disk_usage(folder).free < _FULL:
+        return (
+            f"ServingCheck: the disk of temporary files is full: {os.path.dirname(folder)}. Make "
+            f"room there, or name another folder in TMPDIR, and run again; what was finished is "
+            f"kept."
+        )
+    if "SIGKILL" in refusal:
+        return (
+            "ServingCheck: the server was killed from outside. Is there memory enough for the "
+            "model? Run again; what was finished is kept."
+        )
+    return ""
 
 
 def size_on_disk(folder: str) -> int:

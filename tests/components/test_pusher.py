@@ -257,6 +257,27 @@ def test_a_copy_that_fails_leaves_the_versions_as_they_were(
     assert_nothing_half_made(base)
 
 
+def test_a_disk_that_fills_up_as_the_number_is_noted_loses_no_number(model, base, monkeypatch):
+    first = push(model, base)
+    publish.remove(str(base), first.name)
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", fail)
+        with pytest.raises(ConfigError, match="disk is full"):
+            push(model, base)
+    assert push(model, base, now=1).number == NOW + 1
+
+
+def test_a_note_of_the_last_number_that_is_junk_is_written_anew(model, base):
+    push(model, base)
+    (base / publish.LAST_PUSH).write_bytes(b"\xff\xfe and more than a number has")
+    assert push(model, base, now=1).number == NOW + 1
+    assert (base / publish.LAST_PUSH).read_text() == f"{NOW + 1}\n"
+
+
 def test_a_file_in_the_destinations_place(model, base):
     base.parent.mkdir(parents=True)
     base.write_text("I was here first")

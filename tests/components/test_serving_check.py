@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from tfx.types import artifact_utils, channel_utils, standard_artifacts
 from espalier import cpu as machine
 from espalier.components.serving_check import ServingCheck, check, probe
 from espalier.components.serving_check.executor import Executor, read_rows
-from espalier.errors import ConfigError
+from espalier.errors import ComponentError, ConfigError
 from espalier.serving.grpc_door import DoorOptions
 from espalier.serving.manager import ModelConfig
 from espalier.serving.process import MODEL, ServerProcess
@@ -266,8 +267,20 @@ def test_a_hang_is_ended(model, binary):
 
 
 def test_a_server_that_cannot_be_run(model, tmp_path):
-    report = check.check_serving(model, ROWS, ONE, server=str(tmp_path / "nothing"))
-    assert_refused(report, "nothing cannot be run: No such file")
+    with pytest.raises(ComponentError, match="nothing cannot be run: No such file"):
+        check.check_serving(model, ROWS, ONE, server=str(tmp_path / "nothing"))
+
+
+def test_what_is_no_fault_of_the_model_is_no_verdict(model, binary, monkeypatch):
+    """TFX's cache would keep it, and the model would never be pushed."""
+    server = binary("import signal; os.kill(os.getpid(), signal.SIGKILL)")
+    with pytest.raises(ComponentError, match="killed from outside. Is there memory enough"):
+        check.check_serving(model, ROWS, ONE, server=server)
+    server = binary("sys.exit(120)")
+    usage = shutil.disk_usage(model)._replace(free=4096)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(ComponentError, match="the disk of temporary files is full: .* TMPDIR"):
+        check.check_serving(model, ROWS, ONE, server=server)
 
 
 def test_a_named_server_is_started_with_tensorflow_servings_flags(model, binary, monkeypatch):

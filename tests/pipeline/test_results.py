@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from espalier import RunResult
-from espalier.pipeline.results import latest, table
+from espalier.pipeline.results import in_order, latest, table
 
 
 def result(**changes: object) -> RunResult:
@@ -117,3 +117,8 @@ def test_the_table_of_a_run_that_stopped_early() -> None:
     text = shown(RunResult(name="reviews", status="partial"))
     assert "metrics" not in text
     assert "pushed" not in text
+
+
+def test_what_came_first_stays_first_though_the_clock_was_set_back() -> None:
+    known = [("T12:00", "a"), ("T11:10", "b"), ("T11:20", "c")]
+    assert in_order(known, [("T13:00", "z"), ("T10:00", "x")]) == ["x", "a", "b", "c", "z"]

@@ -2,8 +2,10 @@
 
 import io
 import itertools
+import os
 import subprocess
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +25,7 @@ from espalier import (
     run,
 )
 from espalier.pipeline import report, results, runner
+from espalier.pipeline.progress import quiet
 from espalier.pipeline.results import Component
 from espalier.pipeline.runner import explain
 from espalier.pipeline.store import database
@@ -51,7 +54,7 @@ def test_an_error_outside_of_components_has_no_name_before_it() -> None:
 
 
 SYSTEM = {
-    "disk full": (OSError(28, "No space left on device"), "The disk is full. Make room"),
+    "disk full": (OSError(28, "No space left on device"), "The disk is full. Make room (`espalier"),
     "quota": (OSError(122, "Disk quota exceeded"), "The disk quota is used up. Make room"),
     "read-only": (OSError(30, "Read-only file system"), "The file system is read-only."),
     "permission": (PermissionError(13, "Permission denied"), "may not be written"),
@@ -73,6 +76,49 @@ def test_faults_of_the_system(cause: OSError, expected: str, wrapped: bool) -> N
 def test_tensorflows_word_for_a_full_disk() -> None:
     said = explain(RuntimeError("ResourceExhausted: /x; No space left on device"), "Trainer", LOG)
     assert "The disk is full" in str(said)
+
+
+def test_sqlites_word_for_a_full_disk_and_a_read_only_one() -> None:
+    error = RuntimeError("Error when executing query: database or disk is full query: INSERT")
+    assert "The disk is full" in str(explain(error, "Trainer", LOG))
+    error = RuntimeError("attempt to write a readonly database query: INSERT")
+    assert "The file system is read-only" in str(explain(error, "Trainer", LOG))
+
+
+def test_a_full_disk_is_named_whatever_the_error_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full, free = tmp_path / "full" / "runs", tmp_path / "free"
+    odd = RuntimeError("No type found for query, name: `pipeline`")
+    assert "full" not in str(explain(odd, "ExampleGen", LOG, [free]))
+    system = os.statvfs(tmp_path)
+    none = os.statvfs_result((*system[:4], 0, *system[5:10]))  # no block is left
+    monkeypatch.setattr(os, "statvfs", lambda path: none if path == full else system)
+    full.mkdir(parents=True)
+    said = str(explain(odd, "ExampleGen", LOG, [free, full]))
+    assert said.startswith("ExampleGen: RuntimeError: No type found for query")
+    assert f"The disk is full: {full}. Make room (`espalier gc` shows" in said
+
+
+def test_a_full_disk_is_named_by_the_file_that_was_written() -> None:
+    said = str(explain(OSError(28, "No space left on device", "/x/rows"), "Transform", LOG))
+    assert "The disk is full: /x/rows. Make room" in said
+
+
+def test_a_component_is_named_once() -> None:
+    assert str(explain(ConfigError("Pusher: no."), "Pusher", LOG)) == "Pusher: no."
+
+
+def test_a_log_on_a_full_disk_fails_nothing(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    with quiet(Path("/dev/full")):
+        print("a line", flush=True)
+        print("x" * 100_000, file=sys.stderr)
+        try:
+            raise ValueError
+        except ValueError:
+            traceback.print_exc()
 
 
 def test_metadata_that_another_program_holds() -> None:

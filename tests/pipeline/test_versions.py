@@ -1,5 +1,6 @@
 """The commands for versions, on a metadata store and folders laid out as runs leave them."""
 
+import contextlib
 import json
 import os
 import re
@@ -162,6 +163,22 @@ def test_every_version_and_every_run_without_one_newest_first(three: Line) -> No
     assert three.runs[2][:21] <= rows[2].when <= three.runs[3]
     assert rows[2].size == sum(map(len, content(three.base / "3").values()))
     assert rows[0].size is rows[3].size is None
+
+
+def test_a_run_is_compared_with_what_was_pushed_before_it_whatever_the_clock_said(
+    three: Line,
+) -> None:
+    with (
+        contextlib.closing(
+            sqlite3.connect(three.folder / "runs" / "reviews" / "metadata.sqlite")
+        ) as metadata,
+        metadata,
+    ):
+        metadata.execute("UPDATE Context SET name = '2020' WHERE name = ?", (three.runs[2],))
+    history = versions.read(three.config)
+    before = versions.compared_with(history, "2020")
+    assert before and before.version == "2"
+    assert versions.compared_with(history, three.runs[0]) is None
 
 
 def test_ls_prints_a_table(three: Line) -> None:

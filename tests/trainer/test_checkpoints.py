@@ -48,6 +48,31 @@ def folder(make_bert: Callable[..., Path], tmp_path: Path) -> Path:
     return make_bert(tmp_path / "bert")
 
 
+def spoil(folder: Path, write: Callable[..., None], value: float) -> None:
+    tensors = read_all(folder)
+    tensors[QUERY].flat[7] = value
+    write(folder / "model.safetensors", tensors)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused(
+    folder: Path, write_safetensors: Callable[..., None], value: float
+) -> None:
+    spoil(folder, write_safetensors, value)
+    refuse(folder, "model.safetensors", QUERY, "not finite", "Fetch the checkpoint again")
+
+
+def test_a_vocabulary_cut_in_a_line_is_refused_though_the_embedding_is_padded(
+    make_bert: Callable[..., Path], tmp_path: Path
+) -> None:
+    words = len((make_bert(tmp_path / "plain") / "vocab.txt").read_text().splitlines())
+    folder = make_bert(tmp_path / "padded", vocab_size=-(-words // 128) * 128)
+    bert.check(bert.Settings(start=str(folder), sequence_length=16))
+    file = folder / "vocab.txt"
+    file.write_bytes(file.read_bytes()[:-2])
+    refuse(folder, "vocab.txt", "cut short", sequence_length=16)
+
+
 # === What is found ===
 
 

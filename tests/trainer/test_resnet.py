@@ -167,6 +167,14 @@ class TestWeightFiles:
         with pytest.raises(CheckpointError, match="cannot be read as Keras weights"):
             build(weights=str(tmp_path / name))
 
+    def test_numbers_that_are_not_finite_are_refused(
+        self, other: keras.Model, tmp_path: Path
+    ) -> None:
+        other.weights[0].assign(np.full(other.weights[0].shape, np.nan))
+        other.save_weights(str(tmp_path / "w.h5"))
+        with pytest.raises(CheckpointError, match=r"w\.h5 holds numbers that are not finite"):
+            build(weights=str(tmp_path / "w.h5"))
+
     def test_other_names_are_refused(self, tmp_path: Path) -> None:
         (tmp_path / "model.bin").write_text("")
         with pytest.raises(CheckpointError, match=r"should end in \.h5 or \.keras"):

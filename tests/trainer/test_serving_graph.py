@@ -14,7 +14,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from espalier import cpu as machine
-from espalier.errors import ConfigError
+from espalier.errors import ComponentError, ConfigError
 from espalier.serving.predictor import Predictor
 from espalier.trainer import proof, warmup
 from espalier.trainer.compression.job import compiled, kernels
@@ -219,6 +219,18 @@ def test_a_graph_that_differs_is_not_served(
     assert found.facts["kind"] == "keras" and "not the serving graph" in found.facts["verdict"]
     given = features(texts([5]), False)
     np.testing.assert_allclose(found.graph(given), model(given), atol=1e-6)
+
+
+def test_weights_that_are_not_finite_are_not_exported(
+    make: Callable[..., Any], tmp_path: Path
+) -> None:
+    """In a row of the embedding, say, that no row of the data asks for."""
+    settings, model = make()
+    (embedding,) = (w for w in model.weights if "token_embedding" in w.name)
+    embedding[-1].assign(tf.fill(embedding.shape[1:], np.nan))
+    rows = sources(tmp_path, [5, 9])
+    with pytest.raises(ComponentError, match="not finite .* in .*embedding.*: it is not exported"):
+        proof.served(bert, settings, Weights(model), "any", rows, rows)
 
 
 def test_a_family_without_one_is_served_by_keras(make: Callable[..., Any], tmp_path: Path) -> None:

@@ -52,6 +52,15 @@ def test_pieces_are_the_longest_known(tmp_path: Path) -> None:
     ]
 
 
+def test_a_cached_vocabulary_that_was_cut_short_is_written_anew(tmp_path: Path) -> None:
+    tokens = [*wordpiece.SPECIAL, "one", "two"]
+    file = Path(wordpiece.write_vocabulary(tokens, str(tmp_path)))
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-3])
+    assert wordpiece.write_vocabulary(tokens, str(tmp_path)) == str(file)
+    assert file.read_bytes() == whole
+
+
 def trim(first: list[int], second: list[int], budget: int) -> tuple[list[int], list[int]]:
     """Drop the last token of the longer list, of the second if they are equal, until both fit."""
     while len(first) + len(second) > budget:

@@ -72,10 +72,10 @@ def read_vocabulary(plan: Plan) -> list[str]:
 
 
 def check_weights(plan: Plan) -> None:
-    """Raise CheckpointError unless every weight is there in its shape; reads headers alone."""
+    """Raise CheckpointError unless every weight is there in its shape, and finite."""
     assert plan.folder is not None
     if plan.preset:
-        for _ in _preset_arrays(plan, read=False):
+        for _ in _preset_arrays(plan):
             pass
     else:
         checkpoints.check_shapes(plan.folder, _tensor_shapes(plan))
@@ -86,7 +86,7 @@ def read_weights(plan: Plan) -> "Weights":
     check_weights(plan)
     if plan.preset:
         weights: Weights = {}
-        for layer, array in _preset_arrays(plan, read=True):
+        for layer, array in _preset_arrays(plan):
             weights.setdefault(layer, []).append(array)
         return weights
     return _huggingface_weights(plan)
@@ -242,8 +242,8 @@ def _preset_paths(plan: Plan) -> Iterator[tuple[str, str, tuple[int, ...]]]:
                 yield f"transformer_layer_{index}", f"{place}/{part}/vars/{number}", shape
 
 
-def _preset_arrays(plan: Plan, read: bool) -> Iterator[tuple[str, Any]]:
-    """Yield each layer's name and array (None unless `read`). Raises CheckpointError."""
+def _preset_arrays(plan: Plan) -> Iterator[tuple[str, Any]]:
+    """Yield each layer's name and array. Raises CheckpointError."""
     import h5py
     import numpy as np
 
@@ -262,7 +262,13 @@ def _preset_arrays(plan: Plan, read: bool) -> Iterator[tuple[str, Any]]:
                         f"{file}: {path} is {list(found) if found else 'missing'}, and "
                         f"config.json calls for {list(shape)}. The two are not of one model."
                     )
-                yield layer, np.asarray(array, np.float32) if read else None
+                values = np.asarray(array, np.float32)
+                if not np.isfinite(values).all():
+                    raise CheckpointError(
+                        f"{file}: {path} holds numbers that are not finite (NaN or infinite). "
+                        f"Fetch the preset again, or choose another."
+                    )
+                yield layer, values
     except (OSError, RuntimeError, KeyError, ValueError, MemoryError) as error:
         raise CheckpointError(
             f"{file} cannot be read as HDF5 ({str(error)[:300]}). Fetch the preset again."
