@@ -81,19 +81,29 @@ def archive(model: str, to: str) -> None:
         write_version(model, to, {})
 
 
-def refresh(version: str, added: Mapping[str, str]) -> None:
+def refresh(version: Version, added: Mapping[str, str], *, keep: int | None) -> None:
     """Brings the texts in a local version's assets.extra up to date, each whole or not at all.
 
+    A push that was killed behind its publishing is done to its end: `keep` is as of `publish`.
     Raises ConfigError if they cannot be written.
     """
-    with destination_errors(version, ""):
-        for name, text in added.items():
-            file = Path(version, EXTRA, name)
-            if not file.exists() or file.read_text(encoding="utf-8") != text:
-                file.parent.mkdir(exist_ok=True)
-                part = file.with_name(f".{name}-{uuid.uuid4().hex}")
-                part.write_text(text, encoding="utf-8")
-                part.replace(file)
+    base = os.path.dirname(version.path)
+    with destination_errors(version.path, ""), _only_push(base) as (_, alone):
+        if alone:
+            _clean(base)
+        # Outside the version, or what a kill leaves would be one of its files for ever.
+        staging = Path(base, _STAGING + uuid.uuid4().hex)
+        staging.mkdir()
+        try:
+            for name, text in added.items():
+                file = Path(version.path, EXTRA, name)
+                if not file.exists() or file.read_text(encoding="utf-8") != text:
+                    file.parent.mkdir(exist_ok=True)
+                    (staging / name).write_text(text, encoding="utf-8")
+                    (staging / name).replace(file)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+        _retire_local(base, keep, version)
 
 
 def remove(base: str, name: str) -> None:
@@ -189,7 +199,9 @@ def _only_push(base: str) -> Iterator[tuple[IO[str], bool]]:
     The kernel lets go of the lock when a pusher is killed. A file system without locks
     (some NFS mounts) gives False: then what other pushes may be writing is left alone.
     """
-    with open(os.path.join(base, LAST_PUSH), "a+", encoding="ascii") as last:
+    # Neither "a+", which cannot write over the number, nor "w+", which would lose it in a kill.
+    number = os.open(os.path.join(base, LAST_PUSH), os.O_RDWR | os.O_CREAT, 0o666)
+    with os.fdopen(number, "r+", encoding="ascii") as last:
         try:
             fcntl.flock(last, fcntl.LOCK_EX)
             alone = True
@@ -230,8 +242,7 @@ def _read_number(last: IO[str]) -> int:
 
 def _write_number(last: IO[str], number: int) -> None:
     last.seek(0)
-    last.truncate()
-    last.write(f"{number}\n")
+    last.write(f"{number}\n")  # over a smaller one, which is never longer
     last.flush()
 
 
