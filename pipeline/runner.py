@@ -20,7 +20,7 @@ from ..errors import ComponentError, ConfigError, DataError, EspalierError, reas
 from ..serving.predictor import find_newest
 from ..trainer import families, images, workers
 from ..trainer.run import train
-from . import code_digest, contents, plan, preflight, results
+from . import code_digest, contents, plan, preflight, results, versions
 from . import report as report_
 from .config import Config
 from .progress import Reporter, live, quiet, shown
@@ -107,6 +107,7 @@ def _run(
         raise
     with lock:
         try:
+            versions.finish_rollback(config)
             base = _base_run(config, data, start, from_node) if from_node else None
             if from_node is None:
                 _announce(config, options, screen if whole else None)
