@@ -23,12 +23,13 @@ from ruamel.yaml import YAML
 
 from ..errors import ConfigError, EspalierError
 from ..serving.predictor import newest_version
+from ..trainer import states
 from ..trainer.compression.settings import Budget, Compress, Entry
 from ..trainer.export import describe
 from ..trainer.restore import trained_facts
 from ..trainer.settings import Section
 from .config import Config, load_section
-from .places import check_writable
+from .places import check_writable, temporary
 from .progress import shown
 from .raw_rows import Rows, find_rows
 from .runner import explain
@@ -153,7 +154,7 @@ def compress(
         if not outcome.kept:
             return Compressed(outcome.report, False, outcome.version, work)
         version = _publish(outcome, base, trained, settings)
-        shutil.rmtree(work / "scratch")
+        states.discard(work / "scratch")
     return Compressed(outcome.report, True, version, work)
 
 
@@ -286,7 +287,7 @@ def recipes(
             ).report
 
         found = search(job, budget, run, time_limit)
-        shutil.rmtree(work / "scratch")
+        states.discard(work / "scratch")
     return found
 
 
@@ -352,7 +353,7 @@ def _at_work(work: Path, console: Console | None) -> Iterator[None]:
         raise ConfigError(
             f"{work}: the same command is running already. Wait for it, or stop it first."
         ) from None
-    with lock, shown(log, console):
+    with lock, temporary(work), shown(log, console):
         try:
             yield
         except EspalierError:
