@@ -168,6 +168,7 @@ def _check_base(trained: Trained, base: Path) -> None:
 
 
 def _publish(outcome: "Outcome", base: str, trained: Trained, recipe: Compress) -> Path:
+    """Publish the chosen candidate, if a call that was killed has not done so."""
     from ..components.pusher import card, publish
 
     push = trained.config.push.model_copy(update={"to": base})
@@ -179,13 +180,13 @@ def _publish(outcome: "Outcome", base: str, trained: Trained, recipe: Compress) 
         licence=card.licence_of(trained.version),
         compression=outcome.report,
     )
-    pushed = publish.publish(
-        str(outcome.version),
-        base,
-        keep=push.keep,
-        now=int(time.time()),
-        added={publish.CONFIG: yaml, **card.files(facts)},
-    )
+    model, added = str(outcome.version), {publish.CONFIG: yaml, **card.files(facts)}
+    pushed = publish.newest(base)
+    if pushed and publish.is_copy(pushed.path, model):
+        publish.refresh(pushed, added, keep=push.keep)
+    else:
+        now = int(time.time())
+        pushed = publish.publish(model, base, keep=push.keep, now=now, added=added)
     return Path(pushed.path)
 
 
