@@ -7,11 +7,13 @@ on the copy is what the next run's model is compared with.
 
 import os
 import time
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
+from filelock import FileLock
 from rich.table import Table
 
 from ..components.pusher import publish
@@ -270,11 +272,43 @@ def rollback(config: Config, version: str | None = None) -> Pushed:
         ComponentError: the version's files cannot be read.
     """
     base = _local(config)
-    history = read(config)
-    old = _to_copy(config, base, history.versions, version)
-    new = publish.publish(str(base / old.version), str(base), keep=None, now=int(time.time()))
-    _note(config, history.store, old, new)
-    return read(config).versions[new.name]
+    store = opened(config.home, config.name)
+    with _one_rollback(config):
+        done = _finish(config, store)
+        if done and version in (None, done.copy_of):
+            return done  # by the call before, which was killed
+        old = _to_copy(config, base, history(store).versions, version)
+        new = publish.publish(str(base / old.version), str(base), keep=None, now=int(time.time()))
+        return _note(config, store, old, new)
+
+
+def finish_rollback(config: Config) -> None:
+    """Note the copy that a rollback which was killed has published, if there is one.
+
+    Raises ConfigError if the metadata cannot be written; the copy is then taken back.
+    """
+    if database(config.home).exists() and not publish.is_remote(config.push.to):
+        with _one_rollback(config):
+            _finish(config, Store(config.home))
+
+
+def _one_rollback(config: Config) -> AbstractContextManager[Any]:
+    """Not `alone`: while a run goes on, one can go back too."""
+    return FileLock(config.home / ".rollback.lock")
+
+
+def _finish(config: Config, store: Store) -> Pushed | None:
+    """The newest version, if nobody has noted it and it is a copy of one that was pushed."""
+    base = Path(config.push.to)
+    new = publish.newest(str(base))
+    noted = {output.properties.get("pushed_version") for output in store.outputs("PushedModel")}
+    if new is None or new.name in noted:
+        return None
+    for old in reversed(history(store).versions.values()):
+        folder = base / old.version
+        if folder.is_dir() and publish.is_copy(new.path, str(folder)):
+            return _note(config, store, old, new)
+    return None
 
 
 def _to_copy(config: Config, base: Path, versions: dict[str, Pushed], asked: str | None) -> Pushed:
@@ -311,8 +345,8 @@ def _why_not(config: Config, base: Path, versions: dict[str, Pushed], version: s
     return f"no run of {config.name} pushed it."
 
 
-def _note(config: Config, store: Store, old: Pushed, new: publish.Version) -> None:
-    """Write the copy into the metadata, or take it back: both or none."""
+def _note(config: Config, store: Store, old: Pushed, new: publish.Version) -> Pushed:
+    """Write the copy into the metadata, or take it back: both or none. The copy."""
     from ml_metadata import errors
 
     marks = {"pushed_version": new.name, "pushed_destination": new.path}
@@ -325,6 +359,7 @@ def _note(config: Config, store: Store, old: Pushed, new: publish.Version) -> No
             f"{database(config.home)}: cannot be written: {error}. What was served before is "
             f"served again."
         ) from error
+    return history(store).versions[new.name]
 
 
 def _local(config: Config) -> Path:

@@ -64,9 +64,13 @@ class Executor(stock.Executor):
         pushed.set_int_custom_property(MODEL_ID, source.id)
         served = publish.newest(base)
         description = describe_any(model)
+        if needs := description.get("graph", {}).get("needs"):
+            pushed.set_string_custom_property(NEEDS, ", ".join(needs))
         if served and publish.is_copy(served.path, model):
-            # The model is the same; what is said of it may not be.
-            publish.refresh(served.path, _added(input_dict, description, settings, served.number))
+            # The model is the same, of an earlier run or of one killed just now; what is said of
+            # it may not be.
+            added = _added(input_dict, description, settings, served.number)
+            publish.refresh(served, added, keep=settings.get("keep"))
             self._MarkPushed(pushed, pushed_destination=served.path, pushed_version=served.name)
             return
         # First the archive: were it to fail after the push, a rerun would push the model twice.
@@ -78,8 +82,6 @@ class Executor(stock.Executor):
             settings.get("retries", 0),
             logging.warning,
         )
-        if needs := description.get("graph", {}).get("needs"):
-            pushed.set_string_custom_property(NEEDS, ", ".join(needs))
         self._MarkPushed(pushed, pushed_destination=version.path, pushed_version=version.name)
 
 

@@ -81,19 +81,29 @@ def archive(model: str, to: str) -> None:
         write_version(model, to, {})
 
 
-def refresh(version: str, added: Mapping[str, str]) -> None:
+def refresh(version: Version, added: Mapping[str, str], *, keep: int | None) -> None:
     """Brings the texts in a local version's assets.extra up to date, each whole or not at all.
 
+    A push that was killed behind its publishing is done to its end: `keep` is as of `publish`.
     Raises ConfigError if they cannot be written.
     """
-    with destination_errors(version, ""):
-        for name, text in added.items():
-            file = Path(version, EXTRA, name)
-            if not file.exists() or file.read_text(encoding="utf-8") != text:
-                file.parent.mkdir(exist_ok=True)
-                part = file.with_name(f".{name}-{uuid.uuid4().hex}")
-                part.write_text(text, encoding="utf-8")
-                part.replace(file)
+    base = os.path.dirname(version.path)
+    with destination_errors(version.path, ""), _only_push(base) as (_, alone):
+        if alone:
+            _clean(base)
+        # Outside the version, or what a kill leaves would be one of its files for ever.
+        staging = Path(base, _STAGING + uuid.uuid4().hex)
+        staging.mkdir()
+        try:
+            for name, text in added.items():
+                file = Path(version.path, EXTRA, name)
+                if not file.exists() or file.read_text(encoding="utf-8") != text:
+                    file.parent.mkdir(exist_ok=True)
+                    (staging / name).write_text(text, encoding="utf-8")
+                    (staging / name).replace(file)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+        _retire_local(base, keep, version)
 
 
 def remove(base: str, name: str) -> None:

@@ -325,7 +325,7 @@ class Push:
     """The executor's artifacts, made once and by hand."""
 
     def __init__(self, model: str, base: Path, tmp_path: Path) -> None:
-        self.base = base
+        self.base, self.path = base, model
         self.model = standard_artifacts.Model()
         self.model.uri = str(Path(model).parent)
         self.blessing = standard_artifacts.ModelBlessing()
@@ -405,6 +405,32 @@ def test_executor_brings_the_config_of_the_same_model_up_to_date(pushing):
     pushing.run({"config": "version: 1  # again\n"})
     place = pushing.assert_pushed()
     assert files_of(place) == FILES | {"assets.extra/config.yaml": b"version: 1  # again\n"}
+
+
+def test_what_a_killed_push_left_undone_is_done_by_the_next_one(pushing):
+    """Killed once its version was there: before older ones went, or as the config was written."""
+    for number in (1, 2):
+        publish.write_version(pushing.path, str(pushing.base / str(number)), {})
+    pushing.run({"config": "version: 1\n"})
+    before = versions(pushing.base)
+    old, part = (pushing.base / name for name in (".espalier-old-1-x", ".espalier-push-x"))
+    for folder in (old, part):
+        folder.mkdir()
+        (folder / "saved_model.pb").write_bytes(b"half")
+    pushing.run({"config": "version: 2\n", "keep": 2})
+    assert versions(pushing.base) == before[-2:]
+    assert_nothing_half_made(pushing.base)
+    place = pushing.base / str(before[-1])
+    assert files_of(place) == FILES | {"assets.extra/config.yaml": b"version: 2\n"}
+
+
+def test_a_kill_leaves_no_part_of_a_text_in_a_version(model, base, monkeypatch):
+    """Else it would be one of the model's files, and the same model another one."""
+    version = push(model, base)
+    seen = []
+    monkeypatch.setattr(Path, "replace", lambda part, file: seen.append(files_of(file.parents[1])))
+    publish.refresh(version, {"config.yaml": "version: 1\n"}, keep=None)
+    assert seen == [FILES]
 
 
 def test_executor_needs_no_custom_config(pushing):

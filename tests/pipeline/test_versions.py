@@ -285,6 +285,51 @@ def test_the_next_run_is_compared_with_what_is_served(three: Line) -> None:
     assert len(versions.read(three.config).runs) == 3
 
 
+class Killed(BaseException):
+    """What kill -9 looks like from inside."""
+
+
+@pytest.fixture
+def killed(three: Line, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The copy of a rollback that was killed before it was noted."""
+
+    def note(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(versions, "_note", note)
+        with pytest.raises(Killed):
+            versions.rollback(three.config)
+    assert int(three.served()) > 3
+    return three.served()
+
+
+@pytest.mark.parametrize("again", [(), ("2",)])
+def test_a_killed_rollback_is_done_to_its_end(
+    three: Line, killed: str, again: tuple[str, ...]
+) -> None:
+    """To go back once more would bring back what was just taken away."""
+    new = versions.rollback(three.config, *again)
+    assert (new.version, new.copy_of) == (killed, "2")
+    assert three.served() == killed
+    assert versions.rollback(three.config).copy_of == "1"
+
+
+def test_after_a_killed_rollback_one_can_go_back_to_another(three: Line, killed: str) -> None:
+    assert versions.rollback(three.config, "1").copy_of == "1"
+    assert versions.read(three.config).versions[killed].copy_of == "2"
+
+
+def test_the_run_after_a_killed_rollback_knows_what_is_served(three: Line, killed: str) -> None:
+    versions.finish_rollback(three.config)
+    versions.finish_rollback(three.config)
+    pushes = three.store.get_artifacts_by_type("PushedModel")
+    assert len(pushes) == 4
+    newest = max(pushes, key=lambda artifact: artifact.id).custom_properties
+    assert newest["pushed_version"].string_value == killed
+    assert newest["model_id"].int_value == 20
+
+
 REFUSED = {
     "never pushed": ("17", "version 17: no run of reviews pushed it. Can be gone back to: 2."),
     "no number": ("../models", "no run of reviews pushed it."),
