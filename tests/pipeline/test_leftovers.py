@@ -122,3 +122,11 @@ def test_temporary_files_of_what_was_killed_go_when_the_next_one_begins(
         assert own != left and tempfile.gettempdir() == os.environ["TMPDIR"] == str(own)
     assert not list(base.iterdir()) and not list(home.iterdir())
     assert (tempfile.gettempdir(), os.environ["TMPDIR"]) == (str(base), str(base))
+
+
+def test_a_note_that_names_another_folder_removes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / ".temporary").write_text(str(tmp_path / "mine"))
+    with temporary(tmp_path):
+        pass
+    assert (tmp_path / "mine").is_dir()
