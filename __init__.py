@@ -8,14 +8,9 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
-from .unopened import leave_unopened
-
 # TF-MOT and keras-nlp 0.12 work with Keras 2 only. Set before anything imports TensorFlow;
 # child processes inherit it.
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
-# It imports every component there is, and with them Kubernetes' client, keras-tuner and Keras 3:
-# 4 of the 10 seconds before a run begins.
-leave_unopened("tfx.components")
 
 if TYPE_CHECKING:
     from .errors import (
