@@ -118,7 +118,9 @@ def test_a_shell_completes_and_nothing_heavy_is_loaded(words: str, found: list[s
 
 def test_the_shells_script_is_shown() -> None:
     command = [sys.executable, "-c", COMPLETE, "--show-completion", "bash"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    # Else the shell is the one that started the tests, if there is one.
+    env = {**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
     assert "complete -o default -F _espalier_completion espalier" in done.stdout, done.stderr
 
 
