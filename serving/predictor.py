@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import cpu
+from .. import cpu, reach
 from ..errors import ConfigError, ServerError
 from .client import Client, as_array, text
 
@@ -133,6 +133,12 @@ class _Loaded:
 
         self._refused = Status
         try:
+            reached = reach.found(version)
+        except Exception as error:  # any bytes may lie there
+            raise ConfigError(f"{version}: cannot be loaded as a model: {error}") from None
+        if reached:
+            raise ConfigError(reach.refusal(version, reached))
+        try:
             self._servable = load(version, LoadOptions())
             self._signature = self._servable.signatures["serving_default"]
         except Exception as error:  # any bytes may lie there
@@ -182,7 +188,7 @@ def description(version: Path) -> dict[str, Any]:
     """What the export says of a version; empty if it is not ours."""
     try:
         found = json.loads((version / _DESCRIPTION).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
