@@ -61,7 +61,9 @@ def unfit(description: Mapping[str, Any]) -> str:
     if not isinstance(graph, dict):  # of a stranger's
         return ""
     lacks = lacking(graph.get("needs", []))
-    return f"made for export.cpu {graph.get('cpu')}, and this machine lacks {lacks}" if lacks else ""
+    return (
+        f"made for export.cpu {graph.get('cpu')}, and this machine lacks {lacks}" if lacks else ""
+    )
 
 
 def choose(wanted: str, possible: Sequence[str]) -> str:
