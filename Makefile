@@ -1,5 +1,5 @@
 # Every target sets up what it needs; a set-up that is done costs no time.
-.PHONY: run digits small test drills docs lint format lock setup clean
+.PHONY: run digits small test drills docs lint format lock audit setup clean
 
 run: setup  ## customise the open model minilm on the sample reviews
 	.venv/bin/espalier run examples/reviews.yaml
@@ -37,6 +37,13 @@ lock:  ## after a change of pyproject.toml; versions that still fit stay
 	test -x .uv/bin/uv || ./setup.sh
 	$(COMPILE) --extra pipeline pyproject.toml -o requirements.lock
 	$(COMPILE) --group dev -c requirements.lock -o requirements-dev.lock
+	./setup.sh
+	.venv/bin/python docs/licences.py
+
+AUDIT = .uv/bin/uv tool run --quiet --from pip-audit==2.10.1 pip-audit --strict --disable-pip \
+	--require-hashes -r requirements.lock -r requirements-dev.lock
+audit: setup  ## known weaknesses of the packages, but those that audit.txt has a reason for
+	$(AUDIT) $$(sed -n 's/^\([A-Z][A-Za-z0-9-]*\) .*/--ignore-vuln \1/p' audit.txt)
 
 clean:  ## what can be made again; runs/ and models/ stay
 	rm -rf .uv .venv .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info

@@ -38,7 +38,9 @@ def lacking(needs: Sequence[str]) -> str:
         return "oneDNN, which TF_ENABLE_ONEDNN_OPTS turns off"
     flags = _cpu_flags()
     highest = os.environ.get("ONEDNN_MAX_CPU_ISA", "DEFAULT").upper()
-    for need in needs:
+    for need in map(str, needs):
+        if need not in _INSTRUCTIONS:
+            return f"{need}, which this Espalier does not know"
         names, least = _INSTRUCTIONS[need]
         if not flags & set(names):
             return f"{need} ({' or '.join(names)})"
@@ -55,9 +57,13 @@ def unfit(description: Mapping[str, Any]) -> str:
     Args:
         description: what lies beside the SavedModel; older versions need nothing.
     """
-    graph = description.get("graph", {})
+    graph = description.get("graph")
+    if not isinstance(graph, dict):  # of a stranger's
+        return ""
     lacks = lacking(graph.get("needs", []))
-    return f"made for export.cpu {graph['cpu']}, and this machine lacks {lacks}" if lacks else ""
+    return (
+        f"made for export.cpu {graph.get('cpu')}, and this machine lacks {lacks}" if lacks else ""
+    )
 
 
 def choose(wanted: str, possible: Sequence[str]) -> str:

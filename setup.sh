@@ -3,9 +3,9 @@
 # Takes no time when nothing changed. The machine's own settings for pip and uv apply.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
-UV_VERSION=0.13.9
+UV_VERSION=$(sed -n 's/^uv==\([0-9.]*\).*/\1/p' requirements-setup.lock)
 
-inputs() { pwd && cat requirements.lock requirements-dev.lock pyproject.toml setup.sh; }
+inputs() { pwd && cat requirements{,-dev,-setup}.lock pyproject.toml setup.sh; }
 if [ -x .venv/bin/espalier ] && inputs | cmp -s - .venv/.set-up; then exit 0; fi
 
 die() { echo "Set-up: $*" >&2 && exit 1; }
@@ -34,7 +34,8 @@ if [ "$(.uv/bin/uv --version 2>/dev/null | cut -d ' ' -f 2)" != "$UV_VERSION" ];
     echo "Set-up: uv $UV_VERSION into .uv, with $python"
     rm -rf .uv
     "$python" -m venv .uv || die "a virtual environment could not be made in .uv (see above)."
-    .uv/bin/python -m pip install --quiet --disable-pip-version-check "uv==$UV_VERSION" \
+    .uv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+        -r requirements-setup.lock \
         || die "pip could not install uv $UV_VERSION (see above); it needs a network, or an index."
 fi
 # pip's index serves for uv too, unless uv was told of one.

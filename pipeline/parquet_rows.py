@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import pyarrow_hotfix  # noqa: F401 - else a type that a file declares can run code (CVE-2023-47248)
 from pyarrow import types
 
 from ..components.faults import Faults, Unreadable
@@ -20,8 +21,8 @@ from .tally import Columns, Tally, same_columns
 
 _BATCH = 1024  # rows
 _LONGEST = 1 << 20  # bytes of a cell
-# Of ours and of pyarrow's: thrift that breaks off is an OSError without an errno.
-_FAULTS = (pa.ArrowException, OSError, KeyError, UnicodeDecodeError)
+# Thrift that breaks off is an OSError without an errno; RuntimeError is pyarrow_hotfix's.
+_FAULTS = (pa.ArrowException, OSError, KeyError, RuntimeError, UnicodeDecodeError)
 
 
 def read_parquet(file: Path, tally: Tally, columns: Columns, _: list[str]) -> str:
@@ -103,7 +104,10 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _damaged(file: Path, error: Exception, faults: Faults) -> Unreadable:
-    first = (str(error).splitlines() or [type(error).__name__])[0][:300]
+    first = next(filter(None, str(error).splitlines()), type(error).__name__)[:200]
+    if isinstance(error, RuntimeError):
+        what = "it declares a type of its own, which would run code when it is read"
+        return faults.stop(file, None, f"{what} ({first})", "Write it anew with plain columns.")
     if isinstance(error, UnicodeDecodeError):
         return faults.stop(file, None, f"a text that is not UTF-8 ({first})", "Write it anew.")
     return faults.stop(

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import cpu
+from .. import cpu, reach
 from ..errors import ConfigError, ServerError
 from .client import Client, as_array, text
 
@@ -134,6 +134,12 @@ class _Loaded:
         self._refused = Status
         try:
             check_files(version)
+            reached = reach.found(version)
+        except Exception as error:  # any bytes may lie there
+            raise ConfigError(f"{version}: cannot be loaded as a model: {error}") from None
+        if reached:
+            raise ConfigError(reach.refusal(version, reached))
+        try:
             self._servable = load(version, LoadOptions())
             self._signature = self._servable.signatures["serving_default"]
         except Exception as error:  # any bytes may lie there

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from .. import cpu
+from .. import cpu, reach
 from ..errors import ConfigError
 from . import config_files, dataplane, servable
 from .batching import Batcher, Parameters
@@ -151,6 +151,11 @@ class Server:
         if unfit := cpu.unfit(description(version.path)):
             raise ConfigError(f"this version was {unfit}")  # oneDNN would end this process
         version.servable = servable.load(version.path, self._options.load)
+        if reached := reach.found(version.path):
+            log.warning(
+                "%s uses %s: as in TensorFlow Serving, it can reach files, programs or machines "
+                "beyond the model", version.path, reached,
+            )  # fmt: skip
         if (parameters := self._batching(version.path)) is not None:
             version.batcher = Batcher(parameters)
         if self._options.warmup:

@@ -43,7 +43,7 @@ def smoke(client: Client, model: Path, named: bool = True) -> list[Compared]:
         sample = json.loads(file.read_text(encoding="utf-8"))
         inputs = {name: [_given(one) for one in rows] for name, rows in sample["inputs"].items()}
         outputs, tolerance = dict(sample["outputs"]), float(sample["tolerance"])
-    except (OSError, ValueError, KeyError, AttributeError):
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise ConfigError(
             f"{file}: there is no readable sample. Versions pushed by Espalier have one; run "
             "`espalier run` again."

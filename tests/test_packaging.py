@@ -104,17 +104,3 @@ def test_no_file_names_a_package_registry() -> None:
     # The machine's own settings say where packages come from.
     hosts = re.compile(rb"(?:pypi|pythonhosted|npmjs|debian)\.(?:org|com)")
     assert [p for p in tracked() if hosts.search(p.read_bytes())] == []
-
-
-@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-dev.lock"])
-def test_locks_pin_by_hash_and_name_no_index(lock: str) -> None:
-    text = (ROOT / lock).read_text(encoding="utf-8")
-    entries = re.findall(r"^(\S+)((?: \\\n    --hash=sha256:[0-9a-f]{64})*)$", text, re.M)
-    names = [line for line in text.splitlines() if line and not line.startswith((" ", "#"))]
-    assert len(entries) == len(names) > 10
-    for pin, hashes in entries:
-        assert re.fullmatch(r"[a-z0-9._-]+(\[[a-z,]+\])?==[\w.!+]+", pin), pin
-        assert hashes, f"{pin} has no hash"
-    assert "://" not in text
-    assert "--index" not in text
-    assert "--find-links" not in text

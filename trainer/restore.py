@@ -1,9 +1,11 @@
 """From a pushed version back to the Keras model that was exported."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from .. import reach
 from ..errors import ConfigError
 from . import families
 from .export import COMPRESSION, describe
@@ -39,12 +41,12 @@ def described(version: str) -> dict[str, Any]:
     """
     try:
         facts = describe(version)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         raise ConfigError(
             f"{version}: no version of a model that Espalier pushed (its assets.extra/"
             f"espalier.json cannot be read)."
         ) from None
-    if "graph" not in facts:
+    if not isinstance(facts, dict) or "graph" not in facts:
         raise ConfigError(
             f"{version}: this version was exported by an older Espalier. Run its configuration "
             f"again."
@@ -80,14 +82,22 @@ def restore(version: str) -> Restored:
     import tensorflow_text  # noqa: F401 - registers the tokenizer's ops
 
     facts = described(version)
+    if reached := reach.found(Path(version)):
+        raise ConfigError(reach.refusal(version, reached))
     changed = facts.get(COMPRESSION, {})
     if changed and "formats" not in changed:
         raise ConfigError(
             f"{version}: this version was compressed by an older Espalier. Compress it again."
         )
-    family = families.load(facts["model"]["family"])
-    settings = family.Settings(**facts["model"])
-    learned, classes = facts["learned"], len(facts["labels"])
+    try:
+        family = families.load(facts["model"]["family"])
+        settings = family.Settings(**facts["model"])
+        learned, classes = facts["learned"], len(facts["labels"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{version}: its assets.extra/espalier.json is not as Espalier writes it "
+            f"({str(error).splitlines()[0][:200]}). Take another version."
+        ) from None
     plain = tf.autograph.experimental.do_not_convert
     model = plain(family.unroll)(settings, classes, learned, changed.get("layers"))
     loaded = tf.saved_model.load(version)
