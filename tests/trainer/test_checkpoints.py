@@ -6,6 +6,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -378,3 +379,10 @@ def test_some_pip_is_found_in_any_environment() -> None:
 @pytest.mark.parametrize("start", ["hf://nobody/nothing"])
 def test_a_handle_without_a_network(start: str, offline_hub: None) -> None:
     refuse(start, f"{start} could not be fetched", "network")
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert checkpoints.writable_cache() == checkpoints.cache_folder()
+    if Path("/proc/self").exists():
+        monkeypatch.setenv("ESPALIER_CACHE", "/proc/cache")
+        assert checkpoints.writable_cache().parent == Path(tempfile.gettempdir())
