@@ -4,6 +4,7 @@ import json
 import shlex
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -220,6 +221,8 @@ def init(
     except FileExistsError:
         raise ConfigError(f"{output}: exists already; name another file with -o.") from None
     except OSError as error:
+        with suppress(OSError):  # half a file, which would stand in the way the next time
+            output.unlink(missing_ok=True)
         raise ConfigError(f"{output}: cannot be written: {error.strerror}.") from None
     Screen().print(escape(f"wrote {output}; next: espalier run {output}"), highlight=False)
 

@@ -8,12 +8,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
+
 from ..components.faults import Faults
 from ..trainer.checkpoints import sha256
 from .csv_rows import FLOAT, INT, STRING, UNKNOWN
 from .tally import Columns, Tally, same_columns
 
-_POLYNOMIAL = 0x82F63B78  # CRC-32C, reflected
 _LONGEST = 100_000_000  # bytes of a record
 _KINDS = {"bytes_list": STRING, "int64_list": INT, "float_list": FLOAT, None: UNKNOWN}
 _AGAIN = "Expected a TFRecord file of tf.train.Example; write it anew."
@@ -39,8 +40,8 @@ def read_tfrecord(file: Path, tally: Tally, columns: Columns, _: list[str]) -> s
 def read_records(file: Path, faults: Faults) -> Iterator[bytes]:
     """The records' bytes; like Beam, this takes a file that begins like gzip for one.
 
-    A record is: length, uint64; the length's masked CRC-32C, uint32; the bytes; their CRC, which
-    TFX will check.
+    A record is: length, uint64; the length's masked CRC-32C, uint32; the bytes; their CRC. TFX
+    will check both, and name neither file nor row.
     """
     with file.open("rb") as stream:
         packed = stream.read(2) == b"\x1f\x8b"
@@ -67,6 +68,8 @@ def _record(file: Path, row: int, head: bytes, stream: Any, faults: Faults) -> b
     record = stream.read(length + 4)
     if len(record) < length + 4:
         raise faults.stop(file, row, "cut off in this record", "Write it anew.")
+    if masked_crc32c(record[:-4]) != struct.unpack("<I", record[-4:])[0]:
+        raise faults.stop(file, row, "damaged: its checksum is of other bytes", "Write it anew.")
     return record[:-4]
 
 
@@ -162,20 +165,5 @@ def example_class() -> Any:
 
 def masked_crc32c(data: bytes) -> int:
     """The checksum of TFRecord files: CRC-32C, rotated and shifted."""
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc = _TABLE[(crc ^ byte) & 0xFF] ^ crc >> 8
-    crc ^= 0xFFFFFFFF
+    crc: int = google_crc32c.value(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-def _table() -> list[int]:
-    table = []
-    for value in range(256):
-        for _ in range(8):
-            value = value >> 1 ^ _POLYNOMIAL * (value & 1)
-        table.append(value)
-    return table
-
-
-_TABLE = _table()

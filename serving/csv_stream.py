@@ -60,7 +60,11 @@ def predict_csv(
         except UnicodeDecodeError as error:
             raise DataError(f"{file}: is not UTF-8 (byte {error.start} of a part of it).") from None
         except OSError as error:
-            raise ConfigError(f"the predictions cannot be written: {error.strerror}.") from None
+            place = getattr(out, "name", "the output")
+            raise ConfigError(
+                f"{place}: the predictions cannot be written: {error.strerror}. Mend that, or name "
+                f"another file with -o."
+            ) from None
         finally:  # the limit is the whole process's, and what TFX reads is checked by it
             csv.field_size_limit(before)
 

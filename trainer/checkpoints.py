@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -292,3 +293,15 @@ def cache_folder() -> Path:
     import platformdirs
 
     return Path(os.environ.get("ESPALIER_CACHE") or platformdirs.user_cache_dir("espalier"))
+
+
+def writable_cache() -> Path:
+    """Return the same, or a folder of temporary files where that cannot be written: a container's
+    user may have no home."""
+    cache = cache_folder()
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache):
+            return cache
+    except OSError:
+        return Path(tempfile.gettempdir(), f"espalier-{os.getuid()}")

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from espalier import Config, DataError
 from espalier.pipeline import image_rows, preflight
+from espalier.pipeline.cli import app
 from espalier.pipeline.init import propose
 
 RNG = random.Random(0)
@@ -381,3 +383,29 @@ def test_faults_in_pictures_are_told_as_before_a_run(tmp_path: Path) -> None:
     assert f"Did you mean {tmp_path}/wrap/images?" in refusal(tmp_path / "wrap")
     draw(tmp_path / "flat", ["1.png"], 8, 8)
     assert "1 picture without a class folder" in refusal(tmp_path / "flat")
+
+
+def test_a_proposal_that_cannot_be_written_whole_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the same command would find a file in its way once there is room."""
+    output = tmp_path / "job.yaml"
+    rows = "".join(f"some words {n},{'yes' if n % 2 else 'no'}\n" for n in range(50))
+    (tmp_path / "data.csv").write_text(f"text,label\n{rows}")
+    command = ["init", str(tmp_path / "data.csv"), "-o", str(output)]
+    real = Path.open
+
+    def full(path: Path, *args: Any, **options: Any) -> Any:
+        if path != output:
+            return real(path, *args, **options)
+        real(path, "x").close()
+        return real(Path("/dev/full"), "w")
+
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", full)
+        done = CliRunner().invoke(app, command)
+    assert done.exit_code == 2 and "No space left on device" in done.output
+    assert not output.exists()
+    assert CliRunner().invoke(app, command).exit_code == 0

@@ -614,6 +614,7 @@ def test_tfrecord_faults(tmp_path: Path) -> None:
         (b"text,label\na,b\n", r"row 1: not a TFRecord file"),
         (whole[:-20], r"row 30: cut off in this record"),
         (whole + b"\1\2\3", r"row 31: damaged"),
+        (whole[::-1].replace(b"some"[::-1], b"sane"[::-1], 1)[::-1], r"row 30: damaged: its check"),
         (gzip.compress(whole), r"only if its name ends in \.gz"),
         (tfrecord(b"no example"), r"row 1: not a tf\.train\.Example"),
         (tfrecord(*EXAMPLES, example(label=b"yes")), r"row 31: empty text in column 'text'"),

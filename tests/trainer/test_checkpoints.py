@@ -6,6 +6,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -476,3 +477,10 @@ def test_what_may_go_another_time(
     with pytest.raises(CheckpointError) as caught:
         checkpoints.resolve("hf://nobody/nothing")
     assert caught.value.passing is passing
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert checkpoints.writable_cache() == checkpoints.cache_folder()
+    if Path("/proc/self").exists():
+        monkeypatch.setenv("ESPALIER_CACHE", "/proc/cache")
+        assert checkpoints.writable_cache().parent == Path(tempfile.gettempdir())

@@ -148,7 +148,7 @@ def preprocess(inputs: "dict[str, tf.Tensor]", settings: Settings) -> "dict[str,
         size = settings.vocabulary_size or _VOCABULARY_SIZE
         vocabulary = wordpiece.learn(texts, size, plan.lower)
     else:
-        folder = checkpoints.cache_folder() / "vocabularies"
+        folder = checkpoints.writable_cache() / "vocabularies"
         vocabulary = wordpiece.write_vocabulary(read_vocabulary(plan), str(folder))
     return wordpiece.tokenize_and_pack(
         text, pair, vocabulary, plan.lower, settings.sequence_length, plan.strip_accents
