@@ -181,11 +181,13 @@ def once(happened: Callable[[Place], Any], then: float = 0.0) -> When:
 
 
 def runs(name: str, share: float) -> When:
-    """In a component, after that share of the time that it usually takes."""
+    """In a component, after that share of the time that it usually takes, or at its end."""
 
     def wait(place: Place, process: "subprocess.Popen[bytes]") -> None:
         once(lambda place: f"Component {name} is running." in place.log())(place, process)
-        after(share * place.usual.get(name, 1.0))(place, process)
+        late = time.monotonic() + share * place.usual.get(name, 1.0)
+        over = f"Component {name} is finished."
+        once(lambda place: time.monotonic() > late or over in place.log())(place, process)
 
     return wait
 
