@@ -20,7 +20,7 @@ from pathlib import Path
 
 from ..components.pusher import publish
 from ..errors import ConfigError
-from . import results, versions
+from . import leftovers, results, versions
 from .compress import WORK
 from .config import Config
 from .places import check_writable, write_whole
@@ -31,7 +31,7 @@ KEEP = 3  # runs
 PINS = "pins.json"
 ORPHANS, RECORDS = "orphans", "records"
 # Folders of the pipeline where the names do not say which run left what.
-_BY_TIME = ("logs", "training", "compression", "schemas")
+_BY_TIME = ("logs", "training", "compression", "tuning", "schemas")
 # Component, output and execution: where TFX puts an artifact below the pipeline's artifacts/.
 _Place = tuple[str, str, str]
 _PLACE = re.compile(r"artifacts/([^/\s]+)/([^/\s]+)/(\d+)(?=\W|$)")
@@ -43,8 +43,8 @@ class Piece:
 
     Attributes:
         path: a file or a folder.
-        kind: the component that made it; or logs, reports, training, compression (what a killed
-            run can go on from), schemas; orphans, artifacts that the metadata does not know;
+        kind: the component that made it; or logs, reports, training, compression, tuning (what
+            a killed run can go on from), schemas; orphans, artifacts that the metadata does not know;
             records, which always stay.
         run: the run that made it; "" where nobody knows.
         size: bytes.
@@ -129,6 +129,8 @@ def collect(
     opened(config.home, config.name)
     check_writable(config.home, 0)
     with alone(config.home):
+        if remove:
+            leftovers.clear(config.home)
         history = versions.read(config)
         graph = history.store.graph()
         _change_pins(config, history, graph, list(pin), list(unpin))

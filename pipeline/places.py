@@ -1,8 +1,11 @@
 """The folders that a run writes to: can they be written, and is there room?"""
 
+import contextlib
 import os
 import shutil
 import tempfile
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,6 +94,35 @@ def write_whole(file: Path, text: str) -> None:
     temporary = file.with_name(f".{file.name}.new")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, file)
+
+
+@contextlib.contextmanager
+def temporary(home: Path) -> Iterator[None]:
+    """Give the temporary files of this process and its children a folder of their own.
+
+    It is removed at the end. What is killed in between leaves it, and the next call with the same
+    `home` removes it: libraries leave much there, and would leave more with every kill.
+
+    Args:
+        home: a folder that nobody else uses meanwhile.
+    """
+    note, before = home / ".temporary", (tempfile.tempdir, os.environ.get("TMPDIR"))
+    if note.exists():
+        shutil.rmtree(note.read_text(encoding="utf-8"), ignore_errors=True)
+    # A name that nobody can foresee, and noted first.
+    folder = Path(tempfile.gettempdir(), f"espalier-{uuid.uuid4().hex[:12]}")
+    write_whole(note, str(folder))
+    folder.mkdir(mode=0o700)
+    tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before[0]
+        os.environ.pop("TMPDIR")
+        if before[1] is not None:
+            os.environ["TMPDIR"] = before[1]
+        shutil.rmtree(folder, ignore_errors=True)
+        note.unlink()
 
 
 def size_in_words(count: int) -> str:

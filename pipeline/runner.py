@@ -20,9 +20,10 @@ from ..errors import ComponentError, ConfigError, DataError, EspalierError, reas
 from ..serving.predictor import find_newest
 from ..trainer import families, images, workers
 from ..trainer.run import train
-from . import code_digest, contents, plan, preflight, results, versions
+from . import code_digest, contents, leftovers, plan, preflight, results, versions
 from . import report as report_
 from .config import Config
+from .places import temporary
 from .progress import Reporter, live, quiet, shown
 from .results import RunResult
 from .store import Node, Output, Store, alone, database
@@ -105,8 +106,9 @@ def _run(
     except Exception as error:
         _record_failure(config, options, begun, error, screen)
         raise
-    with lock:
+    with lock, temporary(config.home):
         try:
+            leftovers.clear(config.home)
             versions.finish_rollback(config)
             base = _base_run(config, data, start, from_node) if from_node else None
             if from_node is None:
@@ -156,15 +158,16 @@ def _announce(config: Config, options: dict[str, Any], screen: Console | None) -
         Store(config.home).mark_deleted(spoilt)
 
 
-def _note_contents(home: Path) -> None:
-    """Note what the last run made, by which the next one sees whether it is still so; a note that
-    cannot be written fails no run."""
+def _wrap_up(home: Path) -> None:
+    """Note what the last run made, by which the next one sees whether it is still so, and let go
+    of the states of what is done; what goes wrong in this fails no run."""
     try:
+        leftovers.clear_states(home)
         if run := _last_run(home):
             nodes = Store(home).nodes(run)
             contents.note(home, [output for node in nodes for output in node.outputs.values()])
     except Exception:
-        logging.getLogger(__name__).exception("what the run made could not be noted")
+        logging.getLogger(__name__).exception("the run could not be wrapped up")
 
 
 def _settled(config: Config, screen: Console) -> Config:
@@ -368,11 +371,11 @@ def _run_pipeline(
             explained = explain(error, node, log)
             if config.data.kind == "image" and "InvalidArgument" in traceback.format_exc():
                 explained = _undecodable(config.home) or explained
-            _note_contents(config.home)
+            _wrap_up(config.home)
             run = _run_since(config.home, before) or begun
             _record_failure(config, options, run, explained, console)
             raise explained from error
-    _note_contents(config.home)
+    _wrap_up(config.home)
     store = Store(config.home)
     result = results.collect(config.name, store, store.runs()[-1])
     result.log = str(log)

@@ -237,6 +237,25 @@ class Store:
                 f"{self._file}: cannot be written: {error}. Nothing was deleted."
             ) from error
 
+    def running(self) -> list[int]:
+        """The executions that have begun and not ended, by their ids."""
+        states = self._proto.Execution
+        active = (states.NEW, states.RUNNING)
+        found = self._store.get_executions()
+        return [one.id for one in found if one.last_known_state in active]
+
+    def mark_failed(self, executions: Iterable[int]) -> None:
+        """Record that these executions have ended, and made nothing."""
+        ids = list(executions)
+        found = self._store.get_executions_by_id(ids) if ids else []
+        for execution in found:
+            execution.last_known_state = self._proto.Execution.FAILED
+        self._store.put_executions(found)
+
+    def places(self) -> set[str]:
+        """The URIs of all artifacts, whether or not their files are still there."""
+        return {artifact.uri for artifact in self._store.get_artifacts()}
+
     def add_copy(self, output: int, changes: Mapping[str, str]) -> None:
         """Record one more output of a component, made outside any run: like another, but changed.
 

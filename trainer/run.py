@@ -3,14 +3,13 @@
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
 from . import augment as augment_
-from . import continued, families, hardware, workers
+from . import continued, families, hardware, states, workers
 from .export import Columns, export
 from .fit import State, fit
 from .input import Source, batches, label_counts, weighted
@@ -92,7 +91,7 @@ def train(given: dict[str, Any], state_dir: Path, chief: bool = True) -> None:
         _keep_history(state, given)
         if job.rows.pixel_shapes:  # what another training can start from, by model.weights
             unrolled.save_weights(os.path.join(given["model_run_dir"], WEIGHTS))
-        shutil.rmtree(state_dir)
+        states.finish(state_dir, given["model_run_dir"])
 
 
 def fitted(

@@ -12,6 +12,7 @@ from tfx.types import artifact_utils, standard_component_specs
 from tfx.types.artifact import Artifact
 from tfx.utils import io_utils, path_utils
 
+from ...trainer import states
 from ...trainer.compression import recipe
 from ...trainer.compression.measure import MOST_ROWS
 from ...trainer.compression.settings import Compress
@@ -67,7 +68,7 @@ class Executor(base_executor.BaseExecutor):
         io_utils.write_string_file(
             os.path.join(report.uri, REPORT_FILE), json.dumps(outcome.report, indent=1)
         )
-        shutil.rmtree(surroundings.folder)
+        states.finish(surroundings.folder, report.uri)
 
 
 def _folder(settings: dict[str, Any], parts: list[str]) -> Path:

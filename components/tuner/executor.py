@@ -2,13 +2,14 @@
 
 import json
 import os
-import shutil
 from typing import Any
 
 from tfx.components.tuner import executor as stock
 from tfx.types import artifact_utils, standard_component_specs
 from tfx.types.artifact import Artifact
 from tfx.utils import io_utils
+
+from ...trainer import states
 
 TRIALS_FILE = "trials.json"
 
@@ -34,4 +35,4 @@ class Executor(stock.Executor):
         io_utils.write_string_file(
             os.path.join(results, TRIALS_FILE), json.dumps(search.found(), indent=1)
         )
-        shutil.rmtree(search.folder)
+        states.finish(search.folder, results)

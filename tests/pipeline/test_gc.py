@@ -273,7 +273,7 @@ def test_logs_and_states_go_by_their_time_and_pages_by_their_run(line: Line) -> 
     result.log = str(home / "logs" / "second.log")
     result.save(home / "results")
     old = ["logs/first.log", "logs/second.log", "training/aa/state.json", "compression/bb/x",
-           "schemas/cc/schema.pbtxt", "notes/mine.txt"]  # fmt: skip
+           "tuning/ee/x", "schemas/cc/schema.pbtxt", "notes/mine.txt"]  # fmt: skip
     pages = [f"{stem(first)}.html", f"{stem(second)}.html", f"{stem(first)}..{stem(second)}.html",
              "mine.html"]  # fmt: skip
     for name in [*old, *(f"reports/{page}" for page in pages), "logs/new.log", "training/dd/x"]:
@@ -285,7 +285,8 @@ def test_logs_and_states_go_by_their_time_and_pages_by_their_run(line: Line) -> 
     # The second is pushed; the first has gone from push.to.
     collect(line.config, 1, remove=True)
     left = {str(p.relative_to(home)) for p in home.rglob("*") if p.is_file()}
-    assert not left & {"logs/first.log", "training/aa/state.json", "compression/bb/x"}
+    states = {"training/aa/state.json", "compression/bb/x", "tuning/ee/x"}
+    assert not left & {"logs/first.log", *states}
     assert not left & {"schemas/cc/schema.pbtxt", f"reports/{pages[0]}", f"reports/{pages[2]}"}
     assert left >= {"logs/second.log", "logs/new.log", "training/dd/x", "notes/mine.txt"}
     assert left >= {f"reports/{pages[1]}", "reports/mine.html", f"results/{stem(first)}.json"}
@@ -380,7 +381,7 @@ def test_what_cannot_be_deleted_is_named(line: Line, monkeypatch: pytest.MonkeyP
     for change in (1, 2, 3):
         line.run(settings=change)
 
-    def refuse(path: Path) -> None:
+    def refuse(path: Path, **_: Any) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(shutil, "rmtree", refuse)
