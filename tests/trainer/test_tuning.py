@@ -140,7 +140,7 @@ def test_what_no_other_trial_would_mend_ends_the_search(tmp_path: Path, error: E
 
 
 @pytest.mark.parametrize("killed_in", [1, 2, 5])
-@pytest.mark.parametrize("kind", ["random", "hyperband"])
+@pytest.mark.parametrize("kind", ["random", "bayesian", "hyperband"])
 def test_a_killed_search_goes_on(tmp_path: Path, kind: str, killed_in: int) -> None:
     def killed(rate: float, ran: int) -> None:
         if ran == killed_in:
@@ -155,6 +155,22 @@ def test_a_killed_search_goes_on(tmp_path: Path, kind: str, killed_in: int) -> N
     assert found["best"] == undisturbed["best"]
     assert second.ran[0] == first.ran[-1]  # the same trial again, in the same place
     assert len(first.ran) + len(second.ran) == 6 + 1
+
+
+def test_a_kill_while_the_oracle_wrote_its_files_costs_no_trial(tmp_path: Path) -> None:
+    def killed(rate: float, ran: int) -> None:
+        if ran == 5:
+            raise KeyboardInterrupt
+
+    first, second = Lab(killed), Lab()
+    with pytest.raises(KeyboardInterrupt):
+        searched(tmp_path, first)
+    written = list((tmp_path / "search" / "oracle").rglob("*.json"))
+    assert written
+    for file in written:
+        file.write_text('{"ongoing_tri')
+    assert len(searched(tmp_path, second)["trials"]) == 6
+    assert len(second.ran) == 2
 
 
 def test_the_time_limit_keeps_the_best_so_far(tmp_path: Path) -> None:

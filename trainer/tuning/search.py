@@ -1,6 +1,8 @@
 """The Tuner's work: keras-tuner's oracles ask for trials, and the Trainer's code trains them.
 
-What is found is on disk after each epoch and each trial: a search that was killed goes on.
+What is found is on disk after each epoch and each trial: a search that was killed goes on. Its
+oracle, whose own files a kill may leave half written, begins anew, asks for the same trials as
+before, and is told at once what came of those that are done.
 """
 
 import contextlib
@@ -9,7 +11,6 @@ import gc
 import hashlib
 import json
 import logging
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ from keras_tuner.engine import base_tuner
 from keras_tuner.errors import FailedTrialError, FatalError
 
 from ...errors import ConfigError, DataError
-from .. import families, hardware
+from .. import families, hardware, states
 from ..fit import State, stopping
 from ..run import Job, fitted, gather, state_folder, with_values
 from ..settings import Train
@@ -50,12 +51,7 @@ def tuner_fn(fn_args: Any) -> Any:
     strategy = hardware.strategy(given["train"]["distribute"])
     transform = tft.TFTransformOutput(given["transform_output"])
     train = functools.partial(train_trial, transform, strategy)
-    try:
-        search = Search(given, train, folder)
-    except ValueError:  # a kill came while keras-tuner wrote its state
-        shutil.rmtree(folder)
-        search = Search(given, train, folder)
-    return TunerFnResult(search, {})
+    return TunerFnResult(Search(given, train, folder), {})
 
 
 def train_trial(
@@ -97,23 +93,16 @@ class Search(base_tuner.BaseTuner):
         self.folder, self._given, self._train_trial = folder, dict(given), train
         self.tune = Tune(**given["tune"])
         self._train = Train(**given["train"])
-        self.records: dict[str, Record] = {}  # by keras-tuner's number of the trial
+        self._file = folder / "records.json"
+        self.records = _read(self._file)  # by keras-tuner's number of the trial
+        self._before = set(self.records)
         limit = self.tune.time_limit
         self._deadline = time.monotonic() + 60 * limit if limit else None
         model = families.load(given["model"]["family"]).Settings(**given["model"])
         oracle = _oracle(self.tune, self._train, space(self.tune, self._train, model))
-        # Goes on where there is something to go on from.
-        super().__init__(oracle, directory=str(folder.parent), project_name=folder.name)
+        super().__init__(oracle, directory=str(folder), project_name="oracle", overwrite=True)
         if self.records:
             progress.info("resumed after trial %d", len(self.records))
-
-    def get_state(self) -> dict[str, Any]:
-        """What keras-tuner keeps for us beside its own; see `BaseTuner`."""
-        return {"records": self.records}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """The other way round."""
-        self.records = state["records"]
 
     def found(self) -> dict[str, Any]:
         """All trials: `search`, `best` (a trial's number) and `trials`, each with its `trial`
@@ -142,28 +131,29 @@ class Search(base_tuner.BaseTuner):
             FailedTrialError: there is none; the search goes on.
             FatalError: no other trial would fare better.
         """
-        record = self.records.get(trial.trial_id)
-        if record is None:
-            record = self._trained(int(trial.trial_id) + 1, trial.hyperparameters.values)
-            self.records[trial.trial_id] = record
+        record = self._trained(int(trial.trial_id) + 1, trial.hyperparameters.values)
+        self.records[trial.trial_id] = record
         if record["failure"]:
             raise FailedTrialError(record["failure"])
         return float(record["loss"])
 
     def on_trial_end(self, trial: Any) -> None:
         """Keep and tell what was found."""
-        self.save()  # first: the oracle asks again for what it was not told of
-        super().on_trial_end(trial)
         record = self.records[trial.trial_id]
-        self._tell(record)
-        if self.tune.search != "hyperband" or record["epochs"] == self._train.all_epochs:
-            shutil.rmtree(self._place(record["values"]), ignore_errors=True)
+        if trial.trial_id not in self._before:
+            _write(self._file, self.records)
+            self._tell(record)
+        super().on_trial_end(trial)
+        place = self._place(record["values"])
+        whole = self.tune.search != "hyperband" or record["epochs"] == self._train.all_epochs
+        if whole and place.exists():
+            states.discard(place)
 
     def on_search_end(self) -> None:
         """Raise ConfigError if nothing was found; the next run then begins anew."""
         failures = [record["failure"] for record in self.records.values()]
         if all(failures):
-            shutil.rmtree(self.folder)
+            states.discard(self.folder)
             raise ConfigError(
                 f"tune: all {len(failures)} trials failed, the last one: {failures[-1]}"
             )
@@ -176,7 +166,8 @@ class Search(base_tuner.BaseTuner):
         record = {"trial": number, "values": given["tuned"], "until": until}
         for before in self.records.values():
             if all(before[key] == record[key] for key in ("values", "until")):
-                return {**before, "trial": number, "seconds": 0.0}
+                new = {} if before["trial"] == number else {"trial": number, "seconds": 0.0}
+                return {**before, **new}
         begin, clock = time.monotonic(), stopping(self._is_late)
         try:
             with _on_the_bar(f"trial {number} of {self.tune.most}"):
@@ -215,6 +206,17 @@ class Search(base_tuner.BaseTuner):
         if self.tune.search == "hyperband" or record["cut"]:
             name += f", after epoch {record['epochs']}"
         progress.info("%s, eval loss %.4f (best so far %.4f)", name, record["loss"], best)
+
+
+def _read(file: Path) -> dict[str, Record]:
+    """What a killed search had found; nothing if there was none."""
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
+
+
+def _write(file: Path, records: Mapping[str, Record]) -> None:
+    temporary = file.with_suffix(".new")
+    temporary.write_text(json.dumps(records), encoding="utf-8")
+    temporary.replace(file)
 
 
 def space(tune: Tune, train: Train, model: Any) -> HyperParameters:
