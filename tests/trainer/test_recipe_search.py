@@ -97,7 +97,7 @@ def test_a_killed_search_measures_nothing_twice(tmp_path: Path) -> None:
     after = search(make_job(tmp_path), Budget(), second)
     assert {name for name, _ in second.ran} <= {"prune-0.7_int8"}  # what failed is tried again
     assert after.points == before.points
-    kept = json.loads((tmp_path / "round-1" / "int8" / "point.json").read_text())
+    kept = json.loads((tmp_path / "round-1" / "int8.json").read_text())
     assert kept["share"] == 0.25
 
 

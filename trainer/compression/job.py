@@ -66,6 +66,7 @@ class Job:
         rows: how many rows `source` has.
         multi_label: whether labels do not exclude each other.
         folder: scratch, in which a killed run finds what it had.
+        attempt: tells a step's trainings apart, where it is tried again with other settings.
         deadline: `time.monotonic()` at which steps end, or None.
         share: of an epoch's batches that are trained on, to try a recipe out.
         teacher: the trained model, from which students, pruning and clustering learn.
@@ -81,6 +82,7 @@ class Job:
     rows: int
     multi_label: bool
     folder: Path
+    attempt: str = ""
     deadline: float | None = None
     share: float = 1.0
     teacher: Candidate | None = None
@@ -155,6 +157,7 @@ class Job:
             }
         )  # fmt: skip
         clock = [stopping(lambda: self.out_of_time)] if self.deadline else []
+        state = self.folder / f"{step}{self.attempt}"
         try:
             fit(
                 model,
@@ -162,8 +165,8 @@ class Job:
                 batches(self.evaluation, self.train.batch_size),
                 settings,
                 steps_per_epoch=steps_per_epoch or self.steps_per_epoch,
-                state_dir=self.folder / step,
-                log_dir=str(self.folder / step / "tensorboard"),
+                state_dir=state,
+                log_dir=str(state / "tensorboard"),
                 freeze=lambda model, what: None,
                 multi_label=self.multi_label,
                 callbacks=[*callbacks, *clock],

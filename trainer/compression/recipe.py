@@ -5,7 +5,6 @@ goes on behind the last of them.
 """
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -140,7 +139,8 @@ def _tried(
     ranking: list[str] = []
     for attempt in range(_MOST_TRIES):
         excluded = ranking[: 2**attempt // 2]
-        candidate = work(before, job, settings.model_copy(update={"exclude": excluded}))
+        trying = replace(job, attempt=f"-{len(excluded)}" if excluded else "")
+        candidate = work(before, trying, settings.model_copy(update={"exclude": excluded}))
         candidate = replace(candidate, facts={**candidate.facts, "excluded": excluded})
         if limit is None or job.out_of_time:
             break
@@ -149,8 +149,6 @@ def _tried(
             break
         progress.info("%s costs %.4f accuracy, %.4f is allowed", entry.kind, lost, allowed)
         ranking = ranking or costliest(job, before.model, entry)
-        # The step's training state: the next attempt begins anew.
-        shutil.rmtree(job.folder / entry.kind, ignore_errors=True)
     return candidate
 
 

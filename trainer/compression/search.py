@@ -12,7 +12,6 @@ taken as a share of the trained model's in the same measurement, for the machine
 
 import json
 import math
-import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -22,6 +21,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ...errors import ConfigError
+from .. import states
 from . import budget as budgets
 from .job import Job, progress
 from .measure import Figures
@@ -160,7 +160,8 @@ def _round(
     found = []
     for name, recipe in known.items():
         folder = job.folder / name.replace(", ", "_").replace(" ", "-")
-        if (kept := _load(folder / "point.json")) is not None:
+        point = folder.with_name(f"{folder.name}.json")
+        if (kept := _load(point)) is not None:
             found.append(kept)
             continue
         if job.out_of_time:
@@ -175,8 +176,8 @@ def _round(
         if report["stopped"] or job.out_of_time:
             break
         found.append(_point(name, job.share, report, budget))
-        shutil.rmtree(folder)  # a teacher's outputs take gigabytes
-        _save(found[-1], folder / "point.json")
+        _save(found[-1], point)
+        states.discard(folder)  # a teacher's outputs take gigabytes
     return found
 
 
@@ -187,7 +188,6 @@ def _point(name: str, share: float, report: Mapping[str, Any], budget: Budget) -
 
 
 def _save(point: Point, file: Path) -> None:
-    file.parent.mkdir(parents=True)
     temporary = file.with_suffix(".new")
     temporary.write_text(json.dumps(asdict(point)), encoding="utf-8")
     temporary.replace(file)

@@ -2,20 +2,22 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from espalier.errors import ConfigError
-from espalier.trainer.compression import tflite
+from espalier.trainer.compression import job as job_module
+from espalier.trainer.compression import recipe, tflite
 from espalier.trainer.compression.cluster import cluster
 from espalier.trainer.compression.distill import distill, inherit
 from espalier.trainer.compression.job import Candidate, Job, compiled, kernels, layer_report
 from espalier.trainer.compression.prune import prune
 from espalier.trainer.compression.quantize import quantize
 from espalier.trainer.compression.sensitivity import accuracy, sensitivity
-from espalier.trainer.compression.settings import Cluster, Distill, Entry, Prune, Quantize
+from espalier.trainer.compression.settings import Cluster, Compress, Distill, Entry, Prune, Quantize
 from espalier.trainer.compression.teach import answers_loss, cut, hint_loss
 from espalier.trainer.input import batches
 
@@ -148,6 +150,34 @@ def test_blocks_are_zero_together_and_convolutions_are_refused(trained: Trained)
     job, before = trained("resnet")
     with pytest.raises(ConfigError, match="layer stage1_block1_1_conv has .3, 3, 16, 16."):
         prune(before, job, Prune(pattern="block"))
+
+
+def test_each_attempt_without_the_costliest_layers_has_a_state_of_its_own(
+    make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A killed one would go on with what others had trained, with other layers left out."""
+    tried: list[tuple[list[str], str]] = []
+
+    def fit(*_: Any, state_dir: Path, **__: Any) -> None:
+        tried[-1][0].append(state_dir.name)
+
+    def work(before: Candidate, job: Job, settings: Prune) -> Candidate:
+        tried.append(([], ",".join(settings.exclude)))
+        job.tune(None, "prune", 1, 0.1)  # type: ignore[arg-type]
+        return Candidate("prune", "pruned")  # type: ignore[arg-type]
+
+    monkeypatch.setattr(job_module, "fit", fit)
+    monkeypatch.setitem(recipe._STEPS, "prune", work)
+    monkeypatch.setattr(recipe, "accuracy", lambda _, model: 0.5 if model == "pruned" else 0.9)
+    monkeypatch.setattr(recipe, "costliest", lambda *_: ["a", "b", "c", "d", "e"])
+    given = Compress.model_validate(
+        {"steps": [{"prune": {"exclude": "auto"}}], "budget": {"accuracy_drop": 0.1}}
+    )
+    trained = Candidate("trained", "whole")  # type: ignore[arg-type]
+    recipe._tried(make_job("resnet"), trained, trained, given.steps[0], given)
+    assert [(states[0], excluded) for states, excluded in tried] == [
+        ("prune", ""), ("prune-1", "a"), ("prune-2", "a,b"), ("prune-4", "a,b,c,d"),
+    ]  # fmt: skip
 
 
 def test_excluded_layers_stay_as_they_are(trained: Trained) -> None:
