@@ -23,12 +23,13 @@ from ruamel.yaml import YAML
 
 from ..errors import ConfigError, EspalierError
 from ..serving.predictor import newest_version
+from ..trainer import states
 from ..trainer.compression.settings import Budget, Compress, Entry
 from ..trainer.export import describe
 from ..trainer.restore import trained_facts
 from ..trainer.settings import Section
 from .config import Config, load_section
-from .places import check_writable
+from .places import check_writable, temporary
 from .progress import shown
 from .raw_rows import Rows, find_rows
 from .runner import explain
@@ -153,7 +154,7 @@ def compress(
         if not outcome.kept:
             return Compressed(outcome.report, False, outcome.version, work)
         version = _publish(outcome, base, trained, settings)
-        shutil.rmtree(work / "scratch")
+        states.discard(work / "scratch")
     return Compressed(outcome.report, True, version, work)
 
 
@@ -167,6 +168,7 @@ def _check_base(trained: Trained, base: Path) -> None:
 
 
 def _publish(outcome: "Outcome", base: str, trained: Trained, recipe: Compress) -> Path:
+    """Publish the chosen candidate, if a call that was killed has not done so."""
     from ..components.pusher import card, publish
 
     push = trained.config.push.model_copy(update={"to": base})
@@ -178,13 +180,13 @@ def _publish(outcome: "Outcome", base: str, trained: Trained, recipe: Compress) 
         licence=card.licence_of(trained.version),
         compression=outcome.report,
     )
-    pushed = publish.publish(
-        str(outcome.version),
-        base,
-        keep=push.keep,
-        now=int(time.time()),
-        added={publish.CONFIG: yaml, **card.files(facts)},
-    )
+    model, added = str(outcome.version), {publish.CONFIG: yaml, **card.files(facts)}
+    pushed = publish.newest(base)
+    if pushed and publish.is_copy(pushed.path, model):
+        publish.refresh(pushed, added, keep=push.keep)
+    else:
+        now = int(time.time())
+        pushed = publish.publish(model, base, keep=push.keep, now=now, added=added)
     return Path(pushed.path)
 
 
@@ -286,7 +288,7 @@ def recipes(
             ).report
 
         found = search(job, budget, run, time_limit)
-        shutil.rmtree(work / "scratch")
+        states.discard(work / "scratch")
     return found
 
 
@@ -352,7 +354,7 @@ def _at_work(work: Path, console: Console | None) -> Iterator[None]:
         raise ConfigError(
             f"{work}: the same command is running already. Wait for it, or stop it first."
         ) from None
-    with lock, shown(log, console):
+    with lock, temporary(work), shown(log, console):
         try:
             yield
         except EspalierError:
