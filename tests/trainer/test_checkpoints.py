@@ -306,6 +306,9 @@ def shelf(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, offline
 
 def test_a_name_is_fetched_once_and_whole(shelf: Path, folder: Path) -> None:
     said: list[str] = []
+    killed = checkpoints.cache_folder() / "checkpoints" / ".mine-x1y2"
+    (killed / "mine").mkdir(parents=True)
+    (killed / "mine" / "model.safetensors").write_bytes(b"half")
     place = checkpoints.resolve("mine", progress=said.append)
     assert [line.split(" (")[0] for line in said] == [
         "Fetching mine from hf://nobody/mine",
