@@ -1,5 +1,6 @@
 """A model server in a process of its own: TensorFlow Serving's binary, or ours, same flags."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -19,6 +20,14 @@ _LONGEST_FOLDER = 70  # characters: a UNIX socket's path has 107 at most
 _STARTING = 0.05  # seconds between looks
 # What this process sets for itself must not decide how the model behaves in a server.
 _OURS = ("TF_", "XLA_", "KERAS_", "CUDA_VISIBLE_DEVICES")
+# Becomes a command that Linux kills when this process has ended, however it did (PR_SET_PDEATHSIG):
+# killed for want of memory, it would leave a server that holds a model for ever.
+_TOGETHER = """\
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 9)
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
 @dataclass
@@ -58,6 +67,9 @@ def started(version: Path, binary: str = "", timeout: float = 300.0) -> Iterator
     Raises:
         OSError: the binary cannot be run.
     """
+    if binary and not os.access(binary, os.X_OK):
+        number = errno.EACCES if os.path.exists(binary) else errno.ENOENT
+        raise OSError(number, os.strerror(number), binary)
     short = None if len(tempfile.gettempdir()) < _LONGEST_FOLDER else "/tmp"
     with tempfile.TemporaryDirectory(prefix="espalier-", dir=short) as folder:
         base = Path(folder, "versions")
@@ -67,6 +79,7 @@ def started(version: Path, binary: str = "", timeout: float = 300.0) -> Iterator
         # -I: no PYTHONPATH, no current directory, no user site.
         own = [sys.executable, "-I", "-W", "ignore", "-m", "espalier.serving", "serve"]
         command = [
+            *[sys.executable, "-I", "-S", "-c", _TOGETHER, str(os.getpid())],
             *([binary] if binary else own),
             "--port=0",
             "--rest_api_port=0",

@@ -42,6 +42,36 @@ def one_line(output: str) -> str:
     return lines[0]
 
 
+def test_a_server_ends_with_the_process_that_started_it(tmp_path):
+    """Even where that is killed alone, as by a system without memory."""
+    binary = tmp_path / "server"
+    binary.write_text("#!/bin/sh\ntouch begun; exec sleep 600\n")
+    binary.chmod(0o755)
+    killed = (
+        "import os, pathlib, sys, time\n"
+        "from espalier.serving.process import started\n"
+        "with started(pathlib.Path('.'), sys.argv[1]) as server:\n"
+        "    print(server.process.pid, flush=True)\n"
+        "    while not os.path.exists('begun'): time.sleep(0.01)\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    command = [sys.executable, "-c", killed, str(binary)]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    process = Path("/proc", ran.stdout.strip())
+    deadline = time.monotonic() + 10
+    while _lives(process) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert ran.returncode == -9 and not _lives(process)
+
+
+def _lives(process: Path) -> bool:
+    """Whether it is there, and more than an entry that nobody has asked for yet."""
+    try:
+        return process.joinpath("stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 # --- what cannot be served ----------------------------------------------------------------
 
 
