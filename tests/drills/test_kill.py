@@ -1,347 +1,46 @@
-"""kill -9 at any moment, then the same command again: nothing is lost, and nothing left over.
+"""kill -9 at any moment, then the same command again: nothing is lost, and nothing is left over."""
 
-Every kill is of a real process with its whole group. Where a run is, is read from outside: from its
-log, and from what appears in its folders.
-"""
-
-import contextlib
 import importlib.util
+import json
 import os
 import random
-import re
-import shutil
-import signal
-import sqlite3
-import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import tensorflow as tf
-import tensorflow_text  # noqa: F401 - registers the tokenizer's ops
 from ruamel.yaml import YAML
 
 from espalier.components.pusher import publish
-from espalier.pipeline import results
-from espalier.pipeline.runner import NODES
-from espalier.pipeline.store import Store, database
-
-_found = importlib.util.spec_from_file_location(
-    "espalier_tests_e2e", Path(__file__).parents[1] / "e2e" / "conftest.py"
-)
-assert _found and _found.loader
-e2e = importlib.util.module_from_spec(_found)
-sys.modules[_found.name] = e2e
-_found.loader.exec_module(e2e)
-
-LOADING = 16.0  # seconds in which a run looks at the data and imports TFX
-# The line of a run without anything that trains twice.
-LINE = [name for name in NODES if name not in ("Tuner", "Compressor")]
-_EVENT = re.compile(r"^(\S+ \S+) INFO Component (\S+) is (running|finished)\.", re.MULTILINE)
-When = Callable[["Place", "subprocess.Popen[bytes]"], None]
-
-
-@dataclass
-class Place:
-    """A job with runs, versions and temporary files of its own.
-
-    Attributes:
-        folder: all of it.
-        usual: seconds that each component took in a run that nobody disturbed.
-        seen: the sizes of a version's files, as they were when its folder appeared.
-    """
-
-    folder: Path
-    usual: dict[str, float] = field(default_factory=dict)
-    seen: dict[str, dict[str, int]] = field(default_factory=dict)
-
-    @property
-    def home(self) -> Path:
-        return self.folder / "runs" / "small"
-
-    @property
-    def models(self) -> Path:
-        return self.folder / "models"
-
-    @property
-    def temporary(self) -> Path:
-        return self.folder / "t"
-
-    def start(self, *arguments: str) -> "subprocess.Popen[bytes]":
-        self.temporary.mkdir(exist_ok=True)
-        self._before = {file: file.stat().st_size for file in self.home.glob("logs/*.log")}
-        with (self.folder / "said.txt").open("ab") as out:
-            return subprocess.Popen(
-                [sys.executable, "-m", "espalier.pipeline.cli", *arguments],
-                cwd=self.folder,
-                env={**os.environ, "TMPDIR": str(self.temporary), "COLUMNS": "200"},
-                stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
-            )  # fmt: skip
-
-    def log(self) -> str:
-        """What the process that was started last has logged."""
-        texts = []
-        for file in sorted(self.home.glob("logs/*.log")):
-            with file.open("rb") as opened:
-                opened.seek(self._before.get(file, 0))
-                texts.append(opened.read().decode(errors="replace"))
-        return "".join(texts)
-
-    def done(self, *arguments: str, code: int = 0) -> str:
-        """Run a command to its end; what it said."""
-        file = self.folder / "said.txt"
-        before = file.stat().st_size if file.exists() else 0
-        found = self.start(*arguments).wait(timeout=600)
-        said = file.read_bytes()[before:].decode()
-        assert found == code, f"espalier {' '.join(arguments)}: exit code {found}\n{said}"
-        assert "Traceback" not in said, said
-        return said
-
-    def killed(self, when: When, *arguments: str) -> bool:
-        """Start a command and kill it then; False if it had ended before."""
-        process = self.start(*arguments)
-        when(self, process)
-        alive = process.poll() is None
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        assert not _left(self.temporary), f"processes outlive the kill: {_left(self.temporary)}"
-        return alive
-
-    @contextlib.contextmanager
-    def watched(self) -> Iterator[None]:
-        """Look at every version as a server would, the moment that its folder appears."""
-        over = threading.Event()
-
-        def look() -> None:
-            while not over.is_set():
-                for name in self.versions():
-                    if name not in self.seen:
-                        with contextlib.suppress(FileNotFoundError):
-                            self.seen[name] = sizes(self.models / name)
-                time.sleep(0.002)
-
-        thread = threading.Thread(target=look)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join()
-
-    def versions(self) -> list[str]:
-        if not self.models.is_dir():
-            return []
-        return sorted((n for n in os.listdir(self.models) if n.isdecimal()), key=int)
-
-
-def _left(temporary: Path) -> list[str]:
-    """Processes that live on with that folder for temporary files."""
-    mark, found = f"TMPDIR={temporary}".encode(), []
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            environment = (process / "environ").read_bytes().split(b"\0")
-            if mark in environment and (process / "stat").read_text().split(") ")[1][0] != "Z":
-                found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-    return found
-
-
-def sizes(folder: Path) -> dict[str, int]:
-    return {
-        str(file.relative_to(folder)): file.stat().st_size
-        for file in folder.rglob("*")
-        if file.is_file()
-    }
-
-
-# --- when ---------------------------------------------------------------------------------------
-
-
-def after(seconds: float) -> When:
-    """That long after the start."""
-
-    def wait(place: Place, process: "subprocess.Popen[bytes]") -> None:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(seconds)
-
-    return wait
-
-
-def once(happened: Callable[[Place], Any], then: float = 0.0) -> When:
-    """That long after something could be seen."""
-
-    def wait(place: Place, process: "subprocess.Popen[bytes]") -> None:
-        while process.poll() is None:
-            if happened(place):
-                time.sleep(then)
-                return
-            time.sleep(0.001)
-
-    return wait
-
-
-def runs(name: str, share: float) -> When:
-    """In a component, after that share of the time that it usually takes."""
-
-    def wait(place: Place, process: "subprocess.Popen[bytes]") -> None:
-        once(lambda place: f"Component {name} is running." in place.log())(place, process)
-        after(share * place.usual.get(name, 1.0))(place, process)
-
-    return wait
-
-
-def ended(name: str, then: float = 0.0) -> When:
-    """Behind a component."""
-    return once(lambda place: f"Component {name} is finished." in place.log(), then)
-
-
-def staging(place: Place) -> bool:
-    return any(place.models.glob(".espalier-push-*"))
-
-
-def more_versions_than(count: int) -> Callable[[Place], bool]:
-    return lambda place: len(place.versions()) > count
-
-
-# --- what must be true --------------------------------------------------------------------------
-
-
-def check_served(place: Place) -> None:
-    """Every version that a server could see is whole: as when it appeared, and TensorFlow loads
-    it."""
-    for name in place.versions():
-        folder = place.models / name
-        whole = sizes(folder)
-        assert place.seen.get(name, whole) == whole, f"{name} appeared before it was whole"
-        assert (folder / "assets.extra" / "config.yaml").exists()
-        assert not list(folder.rglob(".*")), f"{name}: {list(folder.rglob('.*'))}"
-        tf.saved_model.load(str(folder))
-
-
-def check_metadata(place: Place) -> None:
-    """SQLite finds its file sound; a copy is looked at, for the next command to find what the kill
-    left."""
-    if not database(place.home).exists():
-        return
-    copy = place.folder / "copy"
-    shutil.rmtree(copy, ignore_errors=True)
-    copy.mkdir()
-    for file in place.home.glob("metadata.sqlite*"):
-        shutil.copy(file, copy)
-    with contextlib.closing(sqlite3.connect(copy / "metadata.sqlite")) as opened:
-        assert opened.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-
-
-def check_commands(place: Place, yaml: Path, *which: str) -> None:
-    """The commands that read what runs have left work, whatever was killed."""
-    commands = {
-        "ls": ("ls", str(yaml)),
-        "plan": ("plan", str(yaml)),
-        "report": ("report", str(yaml)),
-        "gc": ("gc", str(yaml)),
-    }
-    for name in which or commands:
-        if database(place.home).exists() or name == "plan":
-            place.done(*commands[name])
-
-
-def check_nothing_is_left(place: Place) -> None:
-    """No temporary files, no half-made folders, nothing that seems to run."""
-    history = Store(place.home).history()
-    nodes = [node for run in history for node in history[run]]
-    made = {output.uri for node in nodes for output in node.outputs.values()}
-    states = [place.home / kind for kind in ("training", "compression", "tuning")]
-    left = {
-        "temporary files": _in(place.temporary),
-        "beside the versions": [n for n in _in(place.models) if _is_left(n)],
-        "states": [file for state in states for file in _in(state)],
-        "unfinished files": [str(f) for f in place.home.rglob("*.new") if f.is_file()],
-        "seems to run": [n.name for n in nodes if n.state == "running"],
-        "half made": [f for f in map(str, place.home.glob("artifacts/*/[!.]*/*")) if f not in made],
-        "TFX's own": [
-            str(file)
-            for kind in ("executor_execution", "stateful_working_dir")
-            for file in place.home.glob(f"artifacts/*/.system/{kind}/*")
-            if any(file.rglob("*"))
-        ],
-    }
-    assert not any(left.values()), {what: files for what, files in left.items() if files}
-
-
-def _is_left(name: str) -> bool:
-    return name.startswith(".") and name != publish.LAST_PUSH
-
-
-def _in(folder: Path) -> list[str]:
-    return os.listdir(folder) if folder.is_dir() else []
-
-
-def examples(place: Place, node: str, key: str) -> dict[str, list[bytes]]:
-    """The last run's records, by split."""
-    store = Store(place.home)
-    (found,) = [n.outputs[key] for n in store.nodes(store.runs()[-1]) if n.name == node]
-    return {
-        split.name: sorted(
-            record
-            for file in sorted(split.iterdir())
-            for record in tf.data.TFRecordDataset(str(file), "GZIP").as_numpy_iterator()
-        )
-        for split in Path(found.uri).glob("Split-*")
-    }
-
-
-def latest(place: Place) -> results.RunResult:
-    found = results.latest(place.home / "results")
-    assert found is not None
-    return found
-
-
-def check_like(place: Place, other: Place) -> None:
-    """The last run of both came to the same."""
-    for node, key in (("ExampleGen", "examples"), ("Transform", "transformed_examples")):
-        assert examples(place, node, key) == examples(other, node, key), f"{node} differs"
-    one, two = latest(place), latest(other)
-    assert (one.status, one.rows, one.failure) == (two.status, two.rows, "")
-    for metric, value in two.metrics["overall"].items():
-        assert one.metrics["overall"][metric] == pytest.approx(value, abs=0.05), metric
-    epochs = [history(place), history(other)]
-    assert len(epochs[0]) == len(epochs[1])
-    for mine, theirs in zip(*epochs, strict=True):
-        assert mine["val_loss"] == pytest.approx(theirs["val_loss"], abs=0.02)
-
-
-def history(place: Place) -> list[dict[str, float]]:
-    store = Store(place.home)
-    (trainer,) = [n for n in store.nodes(store.runs()[-1]) if n.name == "Trainer"]
-    found: list[dict[str, float]] = trainer.outputs["model_run"].read_json("history.json")["epochs"]
-    return found
-
-
-# --- the drills ---------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def make(
-    tmp_path: Path, make_bert: Callable[..., Path], seeded: random.Random
-) -> Callable[..., tuple[Place, Path]]:
-    start = make_bert(tmp_path / "bert")
-
-    def make(name: str, count: int = 300, **sections: Any) -> tuple[Place, Path]:
-        """A job without dropout, whose draws a resumed training does not repeat."""
-        job = e2e._make_job(tmp_path / name, start, count)
-        yaml = YAML(typ="safe")
-        given = yaml.load(job.yaml)
-        given["model"]["dropout"] = 0.0
-        given.update(sections)
-        yaml.dump(given, job.yaml)
-        return Place(job.folder), job.yaml
-
-    return make
+from espalier.pipeline import versions
+from espalier.pipeline.store import Store
+
+TESTS = Path(__file__).parents[1]
+
+
+def _load(file: Path) -> Any:
+    found = importlib.util.spec_from_file_location(f"espalier_tests_{file.stem}", file)
+    assert found and found.loader
+    module = importlib.util.module_from_spec(found)
+    sys.modules[found.name] = module
+    found.loader.exec_module(module)
+    return module
+
+
+killing = _load(Path(__file__).with_name("killing.py"))
+jobs = _load(TESTS / "e2e" / "conftest.py")
+simulated = _load(TESTS / "pipeline" / "simulated.py")
+after, ended, once, runs = killing.after, killing.ended, killing.once, killing.runs
+more_versions_than, staging = killing.more_versions_than, killing.staging
+Place, When, Times = Any, Callable[..., None], Callable[[int, int], int]
+
+COMPRESS = {
+    "steps": [{"distill": {"layers": 1, "epochs": 3}}, {"quantize": {}}],
+    "budget": {"accuracy_drop": 0.6, "size": 0.95},
+}
+TUNE = {"search": "random", "trials": 3, "over": {"train.learning_rate": [1e-3, 3e-3, 1e-2]}}
+RATES = {"train.learning_rate": [1e-3, 3e-3]}
 
 
 @pytest.fixture
@@ -349,86 +48,273 @@ def seeded() -> random.Random:
     return random.Random(11)
 
 
-def usual(log: str) -> dict[str, float]:
-    """Seconds of each component, out of a run's log."""
-    begun: dict[str, float] = {}
-    taken = {}
-    for when, name, what in _EVENT.findall(log):
-        clock, _, thousandths = when.partition(",")
-        seconds = time.mktime(time.strptime(clock, "%Y-%m-%d %H:%M:%S")) + int(thousandths) / 1000
-        if what == "running":
-            begun[name] = seconds
-        else:
-            taken[name] = seconds - begun[name]
-    return taken
+@pytest.fixture
+def make(tmp_path: Path, make_bert: Callable[..., Path]) -> Callable[..., tuple[Place, str]]:
+    start = make_bert(tmp_path / "bert")
+
+    def make(name: str, **sections: Any) -> tuple[Place, str]:
+        """A job without dropout, whose draws a resumed training does not repeat."""
+        job, yaml = jobs._make_job(tmp_path / name, start, 300), YAML(typ="safe")
+        given = yaml.load(job.yaml)
+        given["model"]["dropout"] = 0.0
+        yaml.dump({**given, **sections}, job.yaml)
+        return killing.Place(job.folder), str(job.yaml)
+
+    return make
+
+
+# --- a run --------------------------------------------------------------------------------------
 
 
 def moments(place: Place, seeded: random.Random) -> list[tuple[str, When]]:
     """One in every component, and some between, in their order."""
-    found = [("at start-up", after(seeded.uniform(0.05, LOADING)))]
-    for name in LINE:
+    found = [("at start-up", after(seeded.uniform(0.05, killing.LOADING)))]
+    for name in killing.LINE:
         share = seeded.uniform(0, 1.1)
         found.append((f"in {name}, after {share:.2f} of its time", runs(name, share)))
         if name == "Trainer":
             found.append(("in Trainer, late", runs(name, seeded.uniform(0.5, 1))))
-    between = seeded.choice(LINE[:-1])
-    found.insert(2 + LINE.index(between), (f"behind {between}", ended(between, 0.02)))
+    between = seeded.choice(killing.LINE[:-1])
+    found.insert(2 + killing.LINE.index(between), (f"behind {between}", ended(between, 0.02)))
     found.append(("while it publishes", once(staging, seeded.uniform(0, 0.02))))
-    count = len(place.versions())
-    found.append(("behind the publishing", once(more_versions_than(count), 0.0)))
-    found.append(("behind the Pusher", ended("Pusher", seeded.uniform(0, 1.5))))
+    found.append(("behind the publishing", once(more_versions_than(len(place.versions())))))
+    found.append(("behind the Pusher", ended("Pusher", seeded.uniform(0, 0.6))))
     return found
 
 
 def kill_all(
-    place: Place, yaml: Path, line: Any, seeded: random.Random, moments: list[tuple[str, When]]
-) -> None:
+    place: Place, command: list[str], line: Any, seeded: random.Random,
+    moments: list[tuple[str, When]],
+) -> None:  # fmt: skip
     """The same command again and again, killed at each of the moments."""
     for what, when in moments:
         with line.attempt(what), place.watched():
-            if not place.killed(when, "run", str(yaml)):
-                print(f"{what}: it had ended before")
-            check_served(place)
-            check_metadata(place)
-            check_commands(place, yaml, seeded.choice(["ls", "plan", "report", "gc"]))
+            if not place.killed(when, *command):
+                line.tries -= 1  # it had ended before
+                print(f"not killed {what}")
+            killing.check_served(place)
+            killing.check_metadata(place)
+            killing.check_commands(place, command[1], seeded.choice(["ls", "plan", "report", "gc"]))
 
 
-def check_end(place: Place, yaml: Path, other: Place | None) -> None:
+def check_end(place: Place, yaml: str, other: Place | None) -> None:
     """The same command once more, undisturbed."""
     with place.watched():
-        place.done("run", str(yaml))
-    assert latest(place).status == "pushed"
-    check_served(place)
-    check_metadata(place)
-    check_nothing_is_left(place)
+        place.done("run", yaml)
+    assert killing.latest(place).status == "pushed"
+    killing.check_served(place)
+    killing.check_metadata(place)
+    killing.check_nothing_is_left(place)
     if other:
-        check_like(place, other)
-    check_commands(place, yaml)
-    assert place.done("plan", str(yaml)).startswith("nothing")
+        killing.check_like(place, other)
+    killing.check_commands(place, yaml)
+    assert place.done("plan", yaml).startswith("nothing")
 
 
-def test_a_run_killed_anywhere(
-    drill: Callable[[str], Any], times: Callable[[int, int], int], make: Any, seeded: random.Random
-) -> None:
+def test_a_run(drill: Callable[[str], Any], times: Times, make: Any, seeded: random.Random) -> None:
     line = drill("kill -9 of a run")
     place, yaml = make("killed")
-    if times(0, 1) == 0:
-        place.usual = {"Trainer": 8.0}
-        kill_all(place, yaml, line, seeded, [
-            ("in Trainer", runs("Trainer", seeded.uniform(0, 1))),
-            ("behind the publishing", once(more_versions_than(0), 0.0)),
-        ])  # fmt: skip
-        with line.attempt("the end"):
-            check_end(place, yaml, None)
-        return
+    if times(0, 1):
+        return _whole_rounds(line, place, yaml, make, seeded)
+    place.usual = {"Trainer": 8.0}
+    few = [("in Trainer", runs("Trainer", seeded.uniform(0, 1)))]
+    few += [("behind the publishing", once(more_versions_than(0)))]
+    kill_all(place, ["run", yaml], line, seeded, few)
+    with line.attempt("the end"):
+        check_end(place, yaml, None)
+
+
+def _whole_rounds(line: Any, place: Place, yaml: str, make: Any, seeded: random.Random) -> None:
     calm, its_yaml = make("calm")
-    calm.done("run", str(its_yaml))
     for number in range(3):
-        place.usual = calm.usual = usual(calm.log()) or calm.usual
-        kill_all(place, yaml, line, seeded, moments(place, seeded))
+        for one in (place, calm):  # other rows, and all is done anew
+            jobs.write_csv(one.folder / "data" / "reviews.csv", jobs.rows(300, seed=number))
+        calm.done("run", its_yaml)
+        place.usual = killing.usual(calm.log())
+        kill_all(place, ["run", yaml], line, seeded, moments(place, seeded))
         with line.attempt(f"the end of round {number + 1}"):
             check_end(place, yaml, calm)
-        for one in (place, calm):  # other rows, and all is done anew
-            e2e.write_csv(one.folder / "data" / "reviews.csv", e2e.rows(300, seed=number + 1))
-        if number < 2:
-            calm.done("run", str(its_yaml))
+
+
+def test_a_run_that_searches_and_compresses(
+    drill: Callable[[str], Any], times: Times, make: Any, seeded: random.Random
+) -> None:
+    if not times(0, 1):
+        pytest.skip("the long form alone")
+    line = drill("kill -9 of a search and a recipe")
+    calm, its_yaml = make("calm", tune=TUNE, compress=COMPRESS)
+    place, yaml = make("killed", tune=TUNE, compress=COMPRESS)
+    calm.done("run", its_yaml)
+    place.usual = killing.usual(calm.log())
+    names = ["Tuner"] * 4 + ["Trainer"] + ["Compressor"] * 4 + ["Evaluator"]
+    shares = [seeded.uniform(0, 1.05) for _ in names]
+    found = [(f"in {n}, after {s:.2f}", runs(n, s)) for n, s in zip(names, shares, strict=True)]
+    found += [("behind the Compressor", ended("Compressor", seeded.uniform(0, 0.05)))]
+    kill_all(place, ["run", yaml], line, seeded, found)
+    with line.attempt("the end"):
+        check_end(place, yaml, None)
+        one, two = killing.latest(place), killing.latest(calm)
+        assert one.compression and two.compression
+        names = [[c["name"] for c in each.compression["candidates"]] for each in (one, two)]
+        assert names[0] == names[1] == ["trained", "distill", "quantize"]
+        assert _trials(place) == _trials(calm)
+
+
+def _trials(place: Place) -> list[Any]:
+    """Each trial's values, and how it did."""
+    (file,) = place.home.glob("artifacts/Tuner/tuner_results/*/trials.json")
+    found = json.loads(file.read_text())["trials"]
+    return [(one["values"], one["epochs"], round(one["accuracy"], 2)) for one in found]
+
+
+def test_a_sweep(
+    drill: Callable[[str], Any], times: Times, make: Any, seeded: random.Random
+) -> None:
+    if not times(0, 1):
+        pytest.skip("the long form alone")
+    line = drill("kill -9 of a sweep")
+    place, yaml = make("swept", sweep=RATES)
+    place.usual = {"Trainer": 8.0, "Evaluator": 6.0}
+
+    def second(name: str) -> When:
+        words = f"Component {name} is running."
+        return once(lambda place: place.log().count(words) == 2, seeded.uniform(0, 6))
+
+    found = [("in the first one's Trainer", runs("Trainer", seeded.uniform(0, 1)))]
+    found += [
+        (f"in the second one's {n}", second(n)) for n in ("Transform", "Trainer", "Evaluator")
+    ]
+    kill_all(place, ["sweep", yaml], line, seeded, found)
+    with line.attempt("the end"):
+        said = place.done("sweep", yaml)
+        assert "0.001" in said and "0.003" in said and "failed" not in said
+        assert not place.versions()
+        place.models.mkdir(exist_ok=True)
+        killing.check_nothing_is_left(place)
+
+
+# --- the other commands -------------------------------------------------------------------------
+
+
+def test_compress(
+    drill: Callable[[str], Any], times: Times, make: Any, seeded: random.Random
+) -> None:
+    if not times(0, 1):
+        pytest.skip("the long form alone")
+    line = drill("kill -9 of compress")
+    place, yaml = make("compressed")
+    place.done("run", yaml)
+    (place.folder / "recipe.yaml").write_text(json.dumps(COMPRESS))
+    small = killing.Place(place.folder, models_name="models-small")
+    command = ["compress", "models", "--recipe", "recipe.yaml", "--data", "data"]
+    work = place.folder / "runs" / "compress"
+
+    def there(pattern: str) -> When:
+        return once(lambda _: any(work.glob(pattern)), seeded.uniform(0, 1))
+
+    found = [
+        ("at start-up", after(seeded.uniform(0, 8))),
+        ("behind the rows", there("*/scratch/rows/raw*")),
+        ("in a step", there("*/scratch/distill/state.json")),
+        ("as candidates are written", there("*/scratch/versions/*")),
+        ("while it publishes", once(staging)),
+        ("behind the publishing", once(more_versions_than(0))),
+    ]
+    for what, when in found:
+        with line.attempt(what), small.watched():
+            small.killed(when, *command)
+            killing.check_served(small)
+    with line.attempt("the end"):
+        small.done(*command)
+        assert len(small.versions()) == 1
+        killing.check_served(small)
+        (folder,) = work.iterdir()
+        assert set(os.listdir(folder)) == {"report.json", "log.txt", ".lock"}
+        assert set(os.listdir(small.models)) == {publish.LAST_PUSH, *small.versions()}
+        assert not os.listdir(small.temporary)
+
+
+@pytest.fixture
+def simulate(tmp_path: Path) -> Callable[[int], tuple[Any, Place]]:
+    def simulate(number: int) -> tuple[Any, Place]:
+        """A pipeline whose runs are written down; large enough for what deletes or copies it."""
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        line = simulated.Line(folder)
+        for change in range(5):
+            line.run(settings=change)
+        for place in line.places.values():
+            for name in range(100):
+                (place / f"more-{name}").touch()
+        for version in line.models.glob("[0-9]*"):
+            (version / "assets.extra").mkdir()
+            (version / "assets.extra" / "config.yaml").touch()
+            (version / "variables").write_bytes(os.urandom(20_000_000))
+        return line, killing.Place(folder, name="reviews")
+
+    return simulate
+
+
+def test_gc(
+    drill: Callable[[str], Any], times: Times, simulate: Any, seeded: random.Random
+) -> None:
+    drilled = drill("kill -9 of gc")
+    for number in range(times(1, 10)):
+        line, place = simulate(number)
+        last = line.runs[-1]
+        folders = {one: line.places[one] for one in line.needed([last])}
+        count = len(line.folders())
+        begun = once(lambda _, count=count, line=line: len(line.folders()) < count,
+                     seeded.uniform(0, 0.05))  # fmt: skip
+        command = ["gc", "job.yaml", "--keep", "1", "--yes"]
+        with drilled.attempt(f"kill {number + 1}"):
+            place.killed(begun if number % 3 != 2 else after(seeded.uniform(0, 3)), *command)
+            killing.check_metadata(place)
+            for one in line.live():
+                assert len(os.listdir(line.places[one])) == 101, "a live artifact is not whole"
+            assert folders.keys() <= line.live()
+            place.done(*command)
+            assert line.folders() == {line.places[one] for one in line.live()}
+            assert folders.keys() <= line.live()
+            assert "Nothing can go" in place.done("gc", "job.yaml", "--keep", "1")
+
+
+def test_rollback(
+    drill: Callable[[str], Any], times: Times, simulate: Any, seeded: random.Random
+) -> None:
+    drilled = drill("kill -9 of rollback")
+    for number in range(times(1, 10)):
+        line, place = simulate(number)
+        old, new = place.versions()
+        when = [
+            once(more_versions_than(2)),
+            once(staging, seeded.uniform(0, 0.02)),
+            after(seeded.uniform(0, 3)),
+        ][number % 3]
+        with drilled.attempt(f"kill {number + 1}"), place.watched():
+            place.killed(when, "rollback", "job.yaml")
+            noted = set(versions.read(line.config).versions)
+            if not set(place.versions()) - {old, new} & noted:
+                place.done("rollback", "job.yaml")
+            found = place.versions()
+            assert found[:2] == [old, new] and len(found) == 3
+            assert publish.is_copy(str(place.models / found[2]), str(place.models / old))
+            assert versions.read(line.config).versions[found[2]].copy_of == old
+            assert not [name for name in os.listdir(place.models) if killing.is_left(name)]
+            assert f"copy of {old}" in place.done("ls", "job.yaml")
+
+
+def test_plan(
+    drill: Callable[[str], Any], times: Times, simulate: Any, seeded: random.Random
+) -> None:
+    drilled = drill("kill -9 of plan and report")
+    line, place = simulate(0)
+    jobs.write_csv(line.folder / "reviews.csv", jobs.rows(300))
+    before = Store(line.home).history()
+    for number in range(times(1, 8)):
+        with drilled.attempt(f"kill {number + 1}"):
+            for command in ("plan", "report"):
+                place.killed(after(seeded.uniform(0.3, 2)), command, "job.yaml")
+                place.done(command, "job.yaml")
+            killing.check_metadata(place)
+            assert Store(line.home).history() == before
