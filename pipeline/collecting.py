@@ -44,8 +44,8 @@ class Piece:
     Attributes:
         path: a file or a folder.
         kind: the component that made it; or logs, reports, training, compression, tuning (what
-            a killed run can go on from), schemas; orphans, artifacts that the metadata does not know;
-            records, which always stay.
+            a killed run can go on from), schemas; orphans, artifacts that the metadata does not
+            know; records, which always stay.
         run: the run that made it; "" where nobody knows.
         size: bytes.
         kept: whether something needs it.
