@@ -129,6 +129,9 @@ def temporary(home: Path) -> Iterator[None]:
 
     Args:
         home: a folder that nobody else uses meanwhile.
+
+    Raises:
+        ConfigError: there can be no such folder.
     """
     note, before = home / ".temporary", (tempfile.tempdir, os.environ.get("TMPDIR"))
     if note.exists():
@@ -137,8 +140,14 @@ def temporary(home: Path) -> Iterator[None]:
             shutil.rmtree(left, ignore_errors=True)
     # A name that nobody can foresee, and noted first.
     folder = Path(tempfile.gettempdir(), _TEMPORARY.format(uuid.uuid4().hex[:12]))
-    write_whole(note, str(folder))
-    folder.mkdir(mode=0o700)
+    try:
+        write_whole(note, str(folder))
+        folder.mkdir(mode=0o700)
+    except OSError as error:
+        raise ConfigError(
+            f"{error.filename}: cannot be made, and temporary files need it: {error.strerror}. "
+            f"Make room there, or set TMPDIR to another folder."
+        ) from None
     tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
     try:
         yield
@@ -148,7 +157,7 @@ def temporary(home: Path) -> Iterator[None]:
         if before[1] is not None:
             os.environ["TMPDIR"] = before[1]
         shutil.rmtree(folder, ignore_errors=True)
-        note.unlink()
+        note.unlink(missing_ok=True)
 
 
 def size_in_words(count: int) -> str:

@@ -356,12 +356,21 @@ class Store:
         return [one.id for one in found if one.last_known_state in active]
 
     def mark_failed(self, executions: Iterable[int]) -> None:
-        """Record that these executions have ended, and made nothing."""
+        """Record that these executions have ended, and made nothing.
+
+        Raises:
+            ConfigError: the metadata cannot be written.
+        """
+        from ml_metadata import errors
+
         ids = list(executions)
         found = self._store.get_executions_by_id(ids) if ids else []
         for execution in found:
             execution.last_known_state = self._proto.Execution.FAILED
-        self._store.put_executions(found)
+        try:
+            self._store.put_executions(found)
+        except errors.StatusError as error:
+            raise ConfigError(f"{self._file}: cannot be written: {error}.") from error
 
     def places(self) -> set[str]:
         """The URIs of all artifacts, whether or not their files are still there."""

@@ -1,7 +1,9 @@
 """What a kill has left is put in order, and nothing else is touched."""
 
+import contextlib
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -11,6 +13,7 @@ import pytest
 from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2 as proto
 
+from espalier.errors import ConfigError
 from espalier.pipeline import leftovers
 from espalier.pipeline.places import temporary
 from espalier.pipeline.store import Store
@@ -56,6 +59,18 @@ def test_what_seems_to_run_has_failed_and_its_half_made_files_go(
     system = {".system", ".system/executor_execution", f".system/executor_execution/{done}"}
     system |= {f".system/executor_execution/{done}/.temp", ".system/stateful_working_dir"}
     assert kept == {"model", f"model/{done}", *system}
+
+
+def test_metadata_that_cannot_be_written_is_a_sentence(
+    tmp_path: Path, store: metadata_store.MetadataStore
+) -> None:
+    execution(store, tmp_path, STATES.RUNNING)
+    with contextlib.closing(sqlite3.connect(tmp_path / "metadata.sqlite")) as database:
+        database.execute(
+            "CREATE TRIGGER full BEFORE UPDATE ON Execution BEGIN SELECT RAISE(ABORT, 'full'); END"
+        )
+    with pytest.raises(ConfigError, match=r"metadata\.sqlite: cannot be written: .*full"):
+        leftovers.clear(tmp_path)
 
 
 def test_a_pipeline_that_never_ran_has_no_leftovers(tmp_path: Path) -> None:
@@ -130,3 +145,12 @@ def test_a_note_that_names_another_folder_removes_nothing(tmp_path: Path) -> Non
     with temporary(tmp_path):
         pass
     assert (tmp_path / "mine").is_dir()
+
+
+def test_no_place_for_temporary_files_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    words = r"gone/espalier-.*: cannot be made.*set TMPDIR"
+    with pytest.raises(ConfigError, match=words), temporary(tmp_path):
+        pass
