@@ -50,9 +50,10 @@ def check_files(version: Path) -> None:
     """
     for folder in ("", "variables", "assets", "assets.extra"):
         with suppress(OSError):  # there is none, or what lies there may not be read
-            for one in os.scandir(version / folder):
-                if os.path.exists(one) and not (one.is_file() or one.is_dir()):
-                    raise ConfigError(f"{one.path} is a pipe, a socket or a device; remove it.")
+            for name in os.listdir(version / folder):
+                path = os.path.join(version, folder, name)
+                if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+                    raise ConfigError(f"{path} is a pipe, a socket or a device; remove it.")
 
 
 class Servable:

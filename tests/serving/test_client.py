@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent import futures
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -15,6 +16,10 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from espalier import AsyncClient, Client, ConfigError, ServerError
 from espalier.serving import protos
+from espalier.serving.grpc_door import DoorOptions
+from espalier.serving.manager import ModelConfig
+from espalier.serving.rest_door import RestOptions
+from espalier.serving.server import Options, Server
 from espalier.serving.tensors import to_numpy
 
 
@@ -242,3 +247,69 @@ def test_its_protos_live_beside_tensorflows(half: Client) -> None:
 
 def test_its_protos_are_the_official_ones() -> None:
     assert protos.FILE.read_bytes() == protos.official(), "run `python -m espalier.serving.protos`"
+
+
+# --- a server that is gone ------------------------------------------------------------------
+
+
+@pytest.fixture
+def serve_at(models: Path) -> Iterator[Callable[[int], Any]]:
+    """Start a server of half_plus_two at a port; its Server."""
+    servers = []
+
+    def start(port: int) -> Server:
+        half = ModelConfig("half_plus_two", models / "half_plus_two")
+        door = DoorOptions(host="127.0.0.1", port=port)
+        servers.append(Server(Options([half], grpc=door, rest=RestOptions(port=0))))
+        servers[-1].start()
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop(0)
+
+
+def test_a_server_that_was_there_is_waited_for(serve_at: Any, tools: Any) -> None:
+    port = tools.free_port()
+    server = serve_at(port)
+    with Client(f"127.0.0.1:{port}", "half_plus_two", timeout=60) as client:
+        assert client.predict([1.0])["y"].tolist() == [3.5]
+        server.stop(0)
+        with futures.ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(client.predict, [2.0])
+            with pytest.raises(futures.TimeoutError):
+                asked.result(1.0)  # longer than four tries take
+            serve_at(port)
+            assert asked.result(60)["y"].tolist() == [4.0]
+
+
+def test_the_asyncio_twin_waits_too(serve_at: Any, tools: Any) -> None:
+    port = tools.free_port()
+    server = serve_at(port)
+
+    async def ask() -> Any:
+        async with AsyncClient(f"127.0.0.1:{port}", "half_plus_two", timeout=60) as client:
+            await client.predict([1.0])
+            await asyncio.to_thread(server.stop, 0)
+            asked = asyncio.create_task(client.predict([2.0]))
+            await asyncio.sleep(1.0)
+            assert not asked.done()
+            await asyncio.to_thread(serve_at, port)
+            return await asked
+
+    assert asyncio.run(ask())["y"].tolist() == [4.0]
+
+
+def test_a_server_that_never_was_there_or_need_not_come_back_is_not_waited_for(
+    serve_at: Any, tools: Any
+) -> None:
+    port = tools.free_port()
+    stranger = Client(f"127.0.0.1:{port}", "half_plus_two", timeout=3600)
+    with stranger as client, pytest.raises(ServerError, match="no server answers there"):
+        client.predict([1.0])
+    server = serve_at(port)
+    with Client(f"127.0.0.1:{port}", "half_plus_two", timeout=3600, wait=False) as client:
+        client.predict([1.0])
+        server.stop(0)
+        with pytest.raises(ServerError, match="no server answers there"):
+            client.predict([1.0])

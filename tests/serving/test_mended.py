@@ -1,11 +1,14 @@
 """What a second pair of eyes found in the server and the client, each with the test it lacked."""
 
+import gzip
+import json
 import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -14,9 +17,11 @@ from typer.testing import CliRunner
 
 from espalier import Client, ConfigError, ServerError
 from espalier.pipeline.cli import app
+from espalier.serving import servable
 from espalier.serving.batching import Parameters
 from espalier.serving.client import as_array
 from espalier.serving.manager import ModelConfig
+from espalier.serving.predictor import description
 from espalier.serving.tensors import BFLOAT16, FLOAT, INT32
 
 
@@ -169,6 +174,49 @@ def test_rest_requests_that_cannot_be_read_are_counted(
     assert door.post("/v1/models/rows:predict", b"{").status_code == 400
     line = ':tensorflow:serving:request_count{model_name="rows",status="INVALID_ARGUMENT"} 1.0'
     assert line in door.get("/metrics").text
+
+
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "multipart/form-data"])
+def test_json_is_read_whatever_it_is_called(door: Any, kind: str) -> None:
+    row = {"instances": [{"a": "&" * 5000, "b": ""}], "signature_name": "serving_default"}
+    for body, more in (
+        (json.dumps(row).encode(), {}),  # of forms, tornado takes a thousand parts
+        (gzip.compress(json.dumps(row).encode()), {"Content-Encoding": "gzip"}),
+    ):
+        answer = door.http.post(
+            "/v1/models/odd:predict", content=body, headers={"Content-Type": kind, **more}
+        )
+        assert answer.status_code == 200, answer.text
+
+
+def test_choices_of_outputs_are_not_kept_without_an_end(
+    saved: Path, open_door: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servable, "_MOST_CALLABLES", 2)
+    door = open_door(ModelConfig("rows", saved / "rows"))
+    for outputs in (["a"], ["b"], ["c"], ["a", "b"], ["a", "c"], ["b", "c"], []):
+        assert door.predict("rows", {"x": [b"1"]}, outputs=outputs)
+    with door.server.manager.hold("rows", None, "") as version:
+        assert len(version.loaded._callables) <= 2
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a": ' * 100_000, "\udcff", "[]", "nothing"])
+def test_a_description_that_is_none_describes_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "assets.extra").mkdir()
+    data = text.encode(errors="surrogateescape")
+    (tmp_path / "assets.extra" / "espalier.json").write_bytes(data)
+    assert description(tmp_path) == {}
+
+
+@pytest.mark.parametrize("config", [{"base_path": "a\0b"}, {"name": "a\nb"}, {"name": "a\0b"}])
+def test_names_and_paths_that_nobody_has_are_the_callers_fault(
+    saved: Path, open_door: Callable[..., Any], config: dict[str, str]
+) -> None:
+    door = open_door(ModelConfig("rows", saved / "rows"))
+    request = model_management_pb2.ReloadConfigRequest()
+    request.config.model_config_list.config.add(**{"name": "m", "base_path": "/nowhere", **config})
+    code, _ = door.failure(door.model.HandleReloadConfigRequest, request)
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
 
 
 def test_a_closed_client_says_so(door: Any) -> None:

@@ -21,6 +21,7 @@ from espalier import Client, ServerError
 from espalier.errors import ConfigError
 from espalier.pipeline.cli import app
 from espalier.serving import config_files
+from espalier.serving.client import Connection
 from espalier.serving.manager import ModelConfig
 from espalier.serving.protos import message
 
@@ -142,6 +143,29 @@ def test_our_own_client_speaks_mtls(half, certificates, ssl_config, open_door):
     assert done.exit_code == 2 and "half_plus_two" in done.output, done.output  # no model of ours
 
 
+def test_pems_that_are_none_are_named_before_anything_is_sent(certificates, tmp_path):
+    (tmp_path / "junk").write_bytes(b"\xffno PEM")
+    junk, pem = str(tmp_path / "junk"), {name: str(path) for name, path in certificates.items()}
+    with pytest.raises(ConfigError, match="junk: holds no certificate in PEM"):
+        Client("localhost:1", "m", ca=junk)
+    for pair in ((junk, junk), (pem["client.crt"], pem["server.key"]), (pem["client.crt"], junk)):
+        with pytest.raises(ConfigError, match="a certificate and its own key are needed"):
+            Client("localhost:1", "m", certificate=pair)
+    with pytest.raises(ConfigError, match="nowhere: cannot be read"):
+        Client("localhost:1", "m", ca=tmp_path / "nowhere")
+
+
+def test_a_certificate_that_proves_nothing_is_told_in_a_sentence(
+    half, certificates, ssl_config, open_door
+):
+    door = open_door(half, grpc={"ssl": ssl_config()})
+    # Signed by another authority: the server's own certificate is none of the client's.
+    words = "no connection by TLS .* signed by .*client.crt"
+    stranger = Client(door.target, "half_plus_two", ca=certificates["client.crt"])
+    with stranger as client, pytest.raises(ServerError, match=words):
+        client.predict([1.0])
+
+
 def test_an_ssl_config_that_lacks_something_is_refused(ssl_config):
     with pytest.raises(ConfigError, match="server_cert is missing"):
         ssl_config(server_cert="")
@@ -210,6 +234,26 @@ def test_a_token_file_that_holds_none_is_refused(half, tmp_path, open_door):
     (tmp_path / "token").write_text("\n")
     with pytest.raises(ConfigError, match="empty"):
         open_door(half, token_file=tmp_path / "token")
+
+
+@pytest.mark.parametrize("token", ["two words", "pässword", "a\nb", "x" * 5000, "\x7f"])
+def test_a_token_that_no_header_can_hold_is_refused_and_not_shown(half, tmp_path, open_door, token):
+    (tmp_path / "token").write_text(token)
+    with pytest.raises(ConfigError, match="the token") as caught:
+        open_door(half, token_file=tmp_path / "token")
+    assert token not in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(ConfigError, match="token: the token"):
+        Client("localhost:1", "m", token=token)
+
+
+def test_a_token_of_other_bytes_is_refused_and_not_shown(half, tmp_path, open_door):
+    (tmp_path / "token").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="must be one line of ASCII"):
+        open_door(half, token_file=tmp_path / "token")
+
+
+def test_a_connection_does_not_show_its_token():
+    assert "s3cret" not in repr(Connection(token="s3cret"))
 
 
 # --- too large ----------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Which versions are served: policies, labels, swaps, broken and half-copied ones, deletions."""
 
 import logging
+import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import get_model_status_pb2, prediction_log_pb2
 
+from espalier.serving import manager as manager_module
 from espalier.serving.manager import (
     AVAILABLE,
     END,
@@ -24,7 +26,7 @@ from espalier.serving.manager import (
     Policy,
     Version,
 )
-from espalier.serving.servable import Servable
+from espalier.serving.servable import Servable, is_whole
 from espalier.serving.server import WARMUP
 from espalier.serving.status import Status
 
@@ -156,6 +158,27 @@ def test_names_that_are_no_numbers_are_no_versions(base, start):
         (base / name).mkdir()
         (base / name / "saved_model.pb").write_text("good")
     assert served(start(ModelConfig("m", base, latest=0))) == [1]
+
+
+def test_of_1_and_001_the_plain_one_is_served(base, start):
+    for name in ("001", "1", "01"):
+        (base / name).mkdir(parents=True)
+        (base / name / "saved_model.pb").write_text(name)
+    manager = start(ModelConfig("m", base))
+    with manager.hold("m", None, "") as version:
+        assert version.number == 1 and version.loaded.words == "1"
+
+
+def test_many_empty_folders_cost_one_look_each(base, start, monkeypatch):
+    looks = []
+    monkeypatch.setattr(
+        manager_module, "is_whole", lambda path: looks.append(path) or is_whole(path)
+    )
+    put(base, 1)
+    for number in range(2, 300):
+        (base / str(number)).mkdir()
+    begun = start(ModelConfig("m", base), policy=Policy(poll_seconds=0))
+    assert served(begun) == [1] and len(looks) <= 2 * 300
 
 
 def test_labels_answer_and_can_be_moved(base, start):
@@ -444,6 +467,20 @@ def test_a_broken_newest_version_does_not_hide_an_older_one(tmp_path, half_model
     half_models(base, 1)
     (half_models(base, 2) / "saved_model.pb").write_bytes(b"no proto")
     assert open_door(ModelConfig("half_plus_two", base)).half(1) == (1, [2.5])
+
+
+@pytest.mark.parametrize("place", ["variables/variables.index", "assets.extra/espalier.json"])
+def test_a_pipe_in_a_version_is_not_waited_for(tmp_path, half_models, open_door, place):
+    base = tmp_path / "half_plus_two"
+    half_models(base, 1)
+    pipe = half_models(base, 2) / place
+    pipe.parent.mkdir(exist_ok=True)
+    pipe.unlink(missing_ok=True)
+    os.mkfifo(pipe)
+    door = open_door(ModelConfig("half_plus_two", base))
+    assert door.half(1)[0] == 1
+    (version,) = door.server.manager.status("half_plus_two", 2, "")
+    assert f"half_plus_two/2/{place} is a pipe" in version.error.message
 
 
 def warm_up(version: Path, tools, *numbers: object) -> None:

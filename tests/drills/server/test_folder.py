@@ -198,21 +198,23 @@ def test_the_folder_is_vandalised(
     half_models(base, 1)
     door = open_door(ModelConfig("half_plus_two", base), policy=Policy(poll_seconds=0.02))
     line = drill("junk in a model's folder, under load")
-    number = 1
+    number, together = 1, times(4, 1)
     with asking(door.target) as wrong:
-        for _ in range(times(1, 20)):
-            for vandalise in JUNK:
-                with line.attempt(vandalise.__name__):
-                    vandalise(base, number + 1, half_models)
-                    number += 2
-                    half_models(base, number)  # and the server goes on looking
-                    tools.until(lambda number=number: door.half(1)[0] >= number)
-                    clear(base, str(number))
-                    tools.until(lambda number=number: door.half(1)[0] == number)
-                    lost, wrong[:] = wrong[:], []
-                    assert not lost, lost[:3]
-                    states = door.get("/v1/models/half_plus_two").text
-                    assert "hidden" not in states, states
+        for place in range(0, len(JUNK) * times(1, 20), together):
+            kinds = [JUNK[at % len(JUNK)] for at in range(place, place + together)]
+            with line.attempt(", ".join(kind.__name__ for kind in kinds)):
+                for vandalise in kinds:
+                    number += 1
+                    vandalise(base, number, half_models)
+                number += 1
+                half_models(base, number)  # and the server goes on looking
+                tools.until(lambda number=number: door.half(1)[0] >= number)
+                clear(base, str(number))
+                tools.until(lambda number=number: door.half(1)[0] == number)
+                lost, wrong[:] = wrong[:], []
+                assert not lost, lost[:3]
+                states = door.get("/v1/models/half_plus_two").text
+                assert "hidden" not in states, states
 
 
 def test_versions_with_broken_bytes(
@@ -224,7 +226,7 @@ def test_versions_with_broken_bytes(
     config = ModelConfig("half_plus_two", base, latest=0)
     door = open_door(config, policy=Policy(poll_seconds=0))
     line, chance = drill("versions with broken bytes"), random.Random(13)
-    for number in range(2, 2 + times(30, 1000)):
+    for number in range(2, 2 + times(10, 1000)):
         with line.attempt(f"version {number}"):
             version = half_models(base, number)
             files = sorted(one for one in version.rglob("*") if one.is_file())
@@ -248,7 +250,7 @@ def test_a_swap_now_and_then(
     door = open_door(ModelConfig("half_plus_two", base), policy=Policy(poll_seconds=0.02))
     line = drill("versions swapped and deleted, under load")
     with asking(door.target) as wrong:
-        for number in range(2, 2 + times(10, 300)):
+        for number in range(2, 2 + times(5, 300)):
             with line.attempt(f"version {number}"):
                 half_models(base, number)
                 tools.until(lambda number=number: door.half(1)[0] == number)
