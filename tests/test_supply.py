@@ -6,6 +6,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -55,9 +56,10 @@ def unlocked(wanted: Iterable[str], locked: dict[str, tuple[str, int]]) -> list[
 
 def differing(locked: dict[str, tuple[str, int]]) -> list[str]:
     """The packages that are installed in another version than the lock's."""
-    here = {
-        canonicalize_name(d.metadata["Name"]): d.version for d in importlib.metadata.distributions()
-    }
+    # Not all of sys.path: setuptools puts packages of its own there when it is imported.
+    place = [sysconfig.get_path("purelib")]
+    found = importlib.metadata.distributions(path=place)
+    here = {canonicalize_name(one.metadata["Name"]): one.version for one in found}
     return [name for name, (version, _) in locked.items() if here.get(name, version) != version]
 
 

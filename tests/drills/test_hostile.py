@@ -209,7 +209,7 @@ def test_bytes_of_any_kind(
         for name, (sound, ending, read) in formats(tmp_path, small_bert).items():
             line = drill(f"bytes: {name}")
             file = tmp_path / ending
-            for number in range(times(40, 2000)):
+            for number in range(times(40, 1000)):
                 file.write_bytes(mutated(sound, rng) if number else sound)
                 refusals = (EspalierError, Unreadable) if number else ()
                 with line.attempt(f"try {number}"), suppress(*refusals):
