@@ -32,7 +32,7 @@ killing = _load(Path(__file__).with_name("killing.py"))
 jobs = _load(TESTS / "e2e" / "conftest.py")
 simulated = _load(TESTS / "pipeline" / "simulated.py")
 after, ended, once, runs = killing.after, killing.ended, killing.once, killing.runs
-more_versions_than, staging = killing.more_versions_than, killing.staging
+published, staging = killing.published, killing.staging
 Place, When, Times = Any, Callable[..., None], Callable[[int, int], int]
 
 COMPRESS = {
@@ -77,7 +77,7 @@ def moments(place: Place, seeded: random.Random) -> list[tuple[str, When]]:
     between = seeded.choice(killing.LINE[:-1])
     found.insert(2 + killing.LINE.index(between), (f"behind {between}", ended(between, 0.02)))
     found.append(("while it publishes", once(staging, seeded.uniform(0, 0.02))))
-    found.append(("behind the publishing", once(more_versions_than(len(place.versions())))))
+    found.append(("behind the publishing", once(published)))
     found.append(("behind the Pusher", ended("Pusher", seeded.uniform(0, 0.6))))
     return found
 
@@ -118,7 +118,7 @@ def test_a_run(drill: Callable[[str], Any], times: Times, make: Any, seeded: ran
         return _whole_rounds(line, place, yaml, make, seeded)
     place.usual = {"Trainer": 8.0}
     few = [("in Trainer", runs("Trainer", seeded.uniform(0, 1)))]
-    few += [("behind the publishing", once(more_versions_than(0)))]
+    few += [("behind the publishing", once(published))]
     kill_all(place, ["run", yaml], line, seeded, few)
     with line.attempt("the end"):
         check_end(place, yaml, None)
@@ -218,7 +218,7 @@ def test_compress(
         ("in a step", there("*/scratch/distill/state.json")),
         ("as candidates are written", there("*/scratch/versions/*")),
         ("while it publishes", once(staging)),
-        ("behind the publishing", once(more_versions_than(0))),
+        ("behind the publishing", once(published)),
     ]
     for what, when in found:
         with line.attempt(what), small.watched():
@@ -287,7 +287,7 @@ def test_rollback(
         line, place = simulate(number)
         old, new = place.versions()
         when = [
-            once(more_versions_than(2)),
+            once(published),
             once(staging, seeded.uniform(0, 0.02)),
             after(seeded.uniform(0, 3)),
         ][number % 3]
