@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import resource
 import socket
 import struct
 import time
@@ -182,13 +183,19 @@ def test_slow_and_idle_callers(running: Any, drill: Any, times: Any) -> None:
     line = drill("good calls beside slow and silent callers")
     grpc_port, rest_port = running.ports()
     before = running.held()["files"]
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     idle = times(100, 500)
     slow = times(50, 200)
     crowd: list[socket.socket] = []
     for port in (grpc_port, rest_port):
         crowd += [socket.create_connection(("127.0.0.1", port)) for _ in range(idle)]
-    dripping = [(opened(grpc_port), HELLO) for _ in range(slow)]
-    dripping += [(socket.create_connection(("127.0.0.1", rest_port)), POST) for _ in range(slow)]
+    call = HELLO + frame(SETTINGS, 0, 0) + frame(HEADERS, END_HEADERS, 1, heading())
+    dripping = [
+        (socket.create_connection(("127.0.0.1", port)), text)
+        for port, text in ((grpc_port, call), (rest_port, POST))
+        for _ in range(slow)
+    ]
     health = "/grpc.health.v1.Health/Check"
     calls = [
         opened(
