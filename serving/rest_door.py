@@ -105,6 +105,9 @@ class _Http(tornado.httpserver.HTTPServer):
             stream.close()
             return
         self.opened += 1
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux: an answer that is not read is dropped
+            milliseconds = int(_IDLE_SECONDS * 1000)
+            stream.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
         super().handle_stream(stream, address)
 
     def on_close(self, server_conn: object) -> None:
