@@ -101,7 +101,8 @@ class _Http(tornado.httpserver.HTTPServer):
     opened = 0
 
     def handle_stream(self, stream: Any, address: Any) -> None:
-        if self.opened >= resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2:
+        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if most != resource.RLIM_INFINITY and self.opened >= most // 2:
             stream.close()
             return
         self.opened += 1
