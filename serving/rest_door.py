@@ -101,10 +101,14 @@ class _Http(tornado.httpserver.HTTPServer):
     opened = 0
 
     def handle_stream(self, stream: Any, address: Any) -> None:
-        if self.opened >= resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2:
+        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if most != resource.RLIM_INFINITY and self.opened >= most // 2:
             stream.close()
             return
         self.opened += 1
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux: an answer that is not read is dropped
+            milliseconds = int(_IDLE_SECONDS * 1000)
+            stream.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
         super().handle_stream(stream, address)
 
     def on_close(self, server_conn: object) -> None:

@@ -135,6 +135,18 @@ def test_without_files_rest_pauses_and_says_so_once(monkeypatch, caplog):
     ]
 
 
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux alone has it")
+def test_an_answer_that_nobody_reads_is_dropped(start, monkeypatch, tools):
+    monkeypatch.setattr(rest_door, "_IDLE_SECONDS", 1.0)
+    door = start()
+    body = b'{"instances": [' + b"1.0," * 4_000_000 + b"1.0]}"
+    host, port = door.rest.split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        head = "POST /v1/models/half_plus_two:predict HTTP/1.1\r\nHost: a\r\n"
+        connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        tools.until(lambda: door.server._rest._server.opened == 0)
+
+
 def test_bodies_have_room_in_all(start, monkeypatch):
     monkeypatch.setattr(rest_door, "_MOST_BODIES", 0)
     door = start()

@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import resource
 import socket
 import struct
 import time
@@ -177,39 +178,42 @@ def test_malformed_bytes(running: Any, models: Path, drill: Any, times: Any) -> 
     running.endure(drill("malformed bytes on the sockets"), times(150, 3000), fuzzer.one)
 
 
-def test_slow_and_idle_callers(running: Any, drill: Any, times: Any) -> None:
-    """Hundreds that send a byte now and then, a thousand that say nothing, calls without an end."""
-    line = drill("good calls beside slow and silent callers")
-    grpc_port, rest_port = running.ports()
-    before = running.held()["files"]
-    idle = times(100, 500)
-    slow = times(50, 200)
-    crowd: list[socket.socket] = []
-    for port in (grpc_port, rest_port):
-        crowd += [socket.create_connection(("127.0.0.1", port)) for _ in range(idle)]
-    dripping = [(opened(grpc_port), HELLO) for _ in range(slow)]
-    dripping += [(socket.create_connection(("127.0.0.1", rest_port)), POST) for _ in range(slow)]
-    health = "/grpc.health.v1.Health/Check"
-    calls = [
-        opened(
-            grpc_port, *(frame(HEADERS, END_HEADERS, n, heading(path)) for n in range(1, 120, 2))
-        )
-        for path in (PREDICT, health, PREDICT, PREDICT.replace("Predict", "Classify"))
+def silent(grpc_port: int, rest_port: int, count: int) -> list[socket.socket]:
+    """So many connections at each port that say nothing, and calls that never send a message."""
+    found = [
+        socket.create_connection(("127.0.0.1", port))
+        for port in (grpc_port, rest_port)
+        for _ in range(count)
     ]
+    for path in (PREDICT, "/grpc.health.v1.Health/Check", PREDICT):
+        heads = (frame(HEADERS, END_HEADERS, n, heading(path)) for n in range(1, 160, 2))
+        found.append(opened(grpc_port, *heads))
     # Half a message: its length, and a part of it.
-    half = frame(HEADERS, END_HEADERS, 1, heading()) + frame(DATA, 0, 1, b"\0\0\0\xff\xff" + b"a")
-    calls += [opened(grpc_port, half) for _ in range(20)]
+    half = frame(HEADERS, END_HEADERS, 1, heading()) + frame(DATA, 0, 1, b"\0\0\0\xff\xffa")
+    return found + [opened(grpc_port, half) for _ in range(20)]
+
+
+def test_slow_and_silent_callers(running: Any, drill: Any, times: Any) -> None:
+    """Hundreds send a byte now and then, a thousand nothing; good callers do not notice."""
+    line, before = drill("good calls beside slow and silent callers"), running.held()["files"]
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    ports = running.ports()
+    crowd = silent(*ports, times(100, 500))
+    call = HELLO + frame(SETTINGS, 0, 0) + frame(HEADERS, END_HEADERS, 1, heading())
+    dripping = [
+        (socket.create_connection(("127.0.0.1", port)), text)
+        for port, text in zip(ports, (call, POST), strict=True)
+        for _ in range(times(50, 200))
+    ]
     for turn in range(times(5, 60)):
         for connection, text in dripping:
-            with_byte = text[turn % len(text) :][:1]
-            try:
-                connection.sendall(with_byte)
-            except OSError:
-                continue  # it was cut off, as it may be
+            with contextlib.suppress(OSError):  # it was cut off, as it may be
+                connection.sendall(text[turn % len(text) :][:1])
         with line.attempt(f"turn {turn}"):
             running.check()
         time.sleep(0.2)
-    for connection in [*crowd, *calls, *(one for one, _ in dripping)]:
+    for connection in [*crowd, *(one for one, _ in dripping)]:
         connection.close()
     with line.attempt("afterwards"):
         running.check()

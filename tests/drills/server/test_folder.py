@@ -200,7 +200,7 @@ def test_the_folder_is_vandalised(
     line = drill("junk in a model's folder, under load")
     number, together = 1, times(4, 1)
     with asking(door.target) as wrong:
-        for place in range(0, len(JUNK) * times(1, 20), together):
+        for place in range(0, len(JUNK) * times(1, 10), together):
             kinds = [JUNK[at % len(JUNK)] for at in range(place, place + together)]
             with line.attempt(", ".join(kind.__name__ for kind in kinds)):
                 for vandalise in kinds:
@@ -226,7 +226,7 @@ def test_versions_with_broken_bytes(
     config = ModelConfig("half_plus_two", base, latest=0)
     door = open_door(config, policy=Policy(poll_seconds=0))
     line, chance = drill("versions with broken bytes"), random.Random(13)
-    for number in range(2, 2 + times(10, 1000)):
+    for number in range(2, 2 + times(10, 500)):
         with line.attempt(f"version {number}"):
             version = half_models(base, number)
             files = sorted(one for one in version.rglob("*") if one.is_file())
@@ -250,7 +250,7 @@ def test_a_swap_now_and_then(
     door = open_door(ModelConfig("half_plus_two", base), policy=Policy(poll_seconds=0.02))
     line = drill("versions swapped and deleted, under load")
     with asking(door.target) as wrong:
-        for number in range(2, 2 + times(5, 300)):
+        for number in range(2, 2 + times(5, 200)):
             with line.attempt(f"version {number}"):
                 half_models(base, number)
                 tools.until(lambda number=number: door.half(1)[0] == number)

@@ -84,7 +84,7 @@ def test_killed_under_load(
         process = start()
         tools.await_health(door)
         with Load(*targets) as load:  # left before the server ends
-            for number in range(times(1, 20)):
+            for number in range(times(1, 10)):
                 with line.attempt(f"kill {number}"):
                     tools.until(lambda: load.answered > 100)
                     process.kill()
