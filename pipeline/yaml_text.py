@@ -7,11 +7,13 @@ can walk: aliases of aliases ("billion laughs"), nesting without end, an alias w
 
 import datetime
 import difflib
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.composer import ReusedAnchorWarning
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from ..errors import ConfigError
@@ -57,7 +59,9 @@ def parse(text: str, where: str) -> Any:
         ConfigError: it is not YAML, no mapping, or what `fault` finds in it.
     """
     try:
-        tree = YAML().load(text)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ReusedAnchorWarning)  # YAML 1.2 allows it
+            tree = YAML().load(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f":{mark.line + 1}" if mark else ""

@@ -71,3 +71,17 @@ def array(group: Any, path: str) -> "np.ndarray":
         raise KeyError(f"{path[:200]} is missing")
     shape(dataset, path)
     return np.asarray(dataset)
+
+
+def names(group: Any, attribute: str) -> list[str]:
+    """The names in an attribute of a group, as Keras writes them: strings of one fixed length.
+
+    Raises KeyError: there is none. Raises ValueError: it holds anything else. Strings of any length
+    lie in a heap of the file, and one that is damaged keeps HDF5 1.14 busy for ever.
+    """
+    if attribute not in group.attrs:
+        raise KeyError(f"{attribute} is missing")
+    kind = group.attrs.get_id(attribute).dtype
+    if kind.kind != "S" and group.attrs.get_id(attribute).shape != (0,):
+        raise ValueError(f"{attribute} holds {kind}, and names of a fixed length were expected")
+    return [bytes(name).decode("utf-8") for name in group.attrs[attribute]]

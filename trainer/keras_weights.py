@@ -120,15 +120,10 @@ def _read_h5(file: Path) -> "list[list[np.ndarray]]":
     with h5py.File(file, "r") as root:
         group: Any = hdf5.member(root, "model_weights") or root
         found = []
-        for layer in map(_text, group.attrs["layer_names"]):
-            names = list(map(_text, hdf5.member(group, layer).attrs["weight_names"]))
-            if names:
+        for layer in hdf5.names(group, "layer_names"):
+            if names := hdf5.names(hdf5.member(group, layer), "weight_names"):
                 found.append([hdf5.array(group, f"{layer}/{name}") for name in names])
         return found
-
-
-def _text(name: Any) -> str:
-    return name.decode("utf-8") if isinstance(name, bytes) else str(name)
 
 
 def _read_keras(file: Path) -> "list[list[np.ndarray]]":

@@ -136,8 +136,11 @@ def _load(file: str, changed: int, size: int) -> "np.ndarray":
         announced, what = math.prod(shape), " x ".join(f"{size:,}" for size in shape)
         if announced > MOST_BYTES:
             raise ValueError(f"{what} were announced, and {MOST_BYTES:,} bytes are the most")
-        # No more than was announced is unpacked, whatever a gzip file would grow to.
-        data = opened.read(announced)
+        # No more than was announced is unpacked, whatever a gzip file would grow to; and block by
+        # block, since one read of so many bytes asks for the memory first.
+        data = bytearray()
+        while block := opened.read(min(1 << 20, announced - len(data))):
+            data += block
         if len(data) < announced or opened.read(1):
             found = f"{len(data):,} bytes" if len(data) < announced else "more bytes"
             raise ValueError(f"{found} of data, and {what} were announced")

@@ -569,12 +569,24 @@ def test_idx_of_wrong_shape(
         (as_idx(pixels(4, 3, 3), True)[:-9], "Compressed file ended"),
         (as_idx(pixels(4, 3, 3)) + b"1", "more bytes of data, and 4 x 3 x 3 were announced"),
         (gzip.compress(as_idx(pixels(1, 1, 1)) + bytes(1 << 24)), "more bytes of data"),
+        (struct.pack(">4I", 0x803, 2000, 1024, 1024), "0 bytes of data, and 2,000 x 1,024 x 1,024"),
         (
             struct.pack(">4I", 0x803, 4000, 1024, 1024),
             "4,000 x 1,024 x 1,024 were announced, and 2,147,483,648 bytes are the most",
         ),
     ],
-    ids=["text", "empty", "type", "data cut", "header cut", "gzip cut", "more", "bomb", "huge"],
+    ids=[
+        "text",
+        "empty",
+        "type",
+        "data cut",
+        "header cut",
+        "gzip cut",
+        "more",
+        "bomb",
+        "lie",
+        "huge",
+    ],
 )
 def test_idx_that_is_damaged(tmp_path: Path, data: bytes, part: str) -> None:
     put_idx(tmp_path, pixels(4, 3, 3), np.zeros(4, np.uint8), "", packed=False)

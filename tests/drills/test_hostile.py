@@ -130,7 +130,8 @@ def weights(folder: Path, suffix: str) -> bytes:
             root["layers/dense/vars/0"] = np.ones((3, 2), np.float32)
         else:
             root["dense/kernel"] = np.ones((3, 2), np.float32)
-            root.attrs["layer_names"], root["dense"].attrs["weight_names"] = ["dense"], ["kernel"]
+            root.attrs["layer_names"] = [b"dense"]
+            root["dense"].attrs["weight_names"] = [b"kernel"]
     if suffix == ".h5":
         return file.read_bytes()
     out = io.BytesIO()
@@ -209,7 +210,7 @@ def test_bytes_of_any_kind(
         for name, (sound, ending, read) in formats(tmp_path, small_bert).items():
             line = drill(f"bytes: {name}")
             file = tmp_path / ending
-            for number in range(times(40, 1000)):
+            for number in range(times(40, 2000)):
                 file.write_bytes(mutated(sound, rng) if number else sound)
                 refusals = (EspalierError, Unreadable) if number else ()
                 with line.attempt(f"try {number}"), suppress(*refusals):
