@@ -14,6 +14,8 @@ from ..errors import CheckpointError, ConfigError
 if TYPE_CHECKING:
     from .config import Config
 
+_NOTE = ".temporary"  # names the folder of the process that writes to this one
+
 
 def check_places(config: "Config", rows: int) -> None:
     """Raise ConfigError unless a run finds room for what it leaves; see `needed`."""
@@ -109,7 +111,7 @@ def temporary(home: Path) -> Iterator[None]:
     Raises:
         ConfigError: there can be no such folder.
     """
-    note, before = home / ".temporary", (tempfile.tempdir, os.environ.get("TMPDIR"))
+    note, before = home / _NOTE, (tempfile.tempdir, os.environ.get("TMPDIR"))
     if note.exists():
         shutil.rmtree(note.read_text(encoding="utf-8"), ignore_errors=True)
     # A name that nobody can foresee, and noted first.
@@ -132,6 +134,11 @@ def temporary(home: Path) -> Iterator[None]:
             os.environ["TMPDIR"] = before[1]
         shutil.rmtree(folder, ignore_errors=True)
         note.unlink(missing_ok=True)
+
+
+def is_unfinished(home: Path) -> bool:
+    """Whether a block of `temporary` has not come to its end: it was killed, or goes on."""
+    return (home / _NOTE).exists()
 
 
 def size_in_words(count: int) -> str:

@@ -23,7 +23,7 @@ from ..trainer.run import train
 from . import code_digest, contents, leftovers, plan, preflight, results, versions
 from . import report as report_
 from .config import Config
-from .places import temporary
+from .places import is_unfinished, temporary
 from .progress import Reporter, live, quiet, shown
 from .results import RunResult
 from .store import Node, Output, Store, alone, database
@@ -142,10 +142,12 @@ def foresee(
 
 
 def _same(config: Config, key: str) -> RunResult | None:
-    """The last run, if it had all the same to go by and its model is still served."""
+    """The last whole run, if it had all the same to go by and its model is still served; not if
+    the last of all was killed, be it as it drew its report."""
     before = results.latest(config.home / "results")
-    same = before and before.key == key and _is_served(before, config.push.to)
-    return before if same else None
+    if before is None or before.key != key or is_unfinished(config.home):
+        return None
+    return before if _is_served(before, config.push.to) else None
 
 
 def _announce(config: Config, options: dict[str, Any], screen: Console | None) -> None:
