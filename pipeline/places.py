@@ -15,6 +15,8 @@ from ..errors import CheckpointError, ConfigError
 if TYPE_CHECKING:
     from .config import Config
 
+_NOTE = ".temporary"  # names the folder of the process that writes to this one
+
 
 _FULL = 1 << 20  # bytes; with fewer left, nothing of use can be written
 
@@ -133,7 +135,7 @@ def temporary(home: Path) -> Iterator[None]:
     Raises:
         ConfigError: there can be no such folder.
     """
-    note, before = home / ".temporary", (tempfile.tempdir, os.environ.get("TMPDIR"))
+    note, before = home / _NOTE, (tempfile.tempdir, os.environ.get("TMPDIR"))
     if note.exists():
         left = Path(note.read_text(encoding="utf-8"))
         if re.fullmatch(_TEMPORARY.format("[0-9a-f]{12}"), left.name):  # whoever wrote the note
@@ -158,6 +160,11 @@ def temporary(home: Path) -> Iterator[None]:
             os.environ["TMPDIR"] = before[1]
         shutil.rmtree(folder, ignore_errors=True)
         note.unlink(missing_ok=True)
+
+
+def is_unfinished(home: Path) -> bool:
+    """Whether a block of `temporary` has not come to its end: it was killed, or goes on."""
+    return (home / _NOTE).exists()
 
 
 def size_in_words(count: int) -> str:

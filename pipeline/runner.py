@@ -26,7 +26,7 @@ from ..trainer.run import train
 from . import code_digest, contents, leftovers, places, plan, preflight, results, versions
 from . import report as report_
 from .config import Config
-from .places import temporary
+from .places import is_unfinished, temporary
 from .progress import Reporter, live, quiet, shown
 from .results import RunResult
 from .store import Node, Output, Store, alone, check_format, database
@@ -145,11 +145,13 @@ def foresee(
 
 
 def _same(config: Config, key: str) -> RunResult | None:
-    """The last run, if it had all the same to go by and its model is still served."""
+    """The last whole run, if it had all the same to go by and its model is still served; not if
+    the last of all was killed, be it as it drew its report."""
     check_format(config.home)
     before = results.latest(config.home / "results")
-    same = before and before.key == key and _is_served(before, config.push.to)
-    return before if same else None
+    if before is None or before.key != key or is_unfinished(config.home):
+        return None
+    return before if _is_served(before, config.push.to) else None
 
 
 def _announce(config: Config, options: dict[str, Any], screen: Console | None) -> None:

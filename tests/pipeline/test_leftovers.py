@@ -15,7 +15,7 @@ from ml_metadata.proto import metadata_store_pb2 as proto
 
 from espalier.errors import ConfigError
 from espalier.pipeline import leftovers
-from espalier.pipeline.places import temporary
+from espalier.pipeline.places import is_unfinished, temporary
 from espalier.pipeline.store import Store
 from espalier.trainer import states
 
@@ -128,6 +128,7 @@ def test_temporary_files_of_what_was_killed_go_when_the_next_one_begins(
     env = {**os.environ, "TMPDIR": str(base)}
     done = subprocess.run([sys.executable, "-c", KILLED, str(home)], env=env)
     assert done.returncode == -signal.SIGKILL
+    assert is_unfinished(home)
     (left,) = base.iterdir()
     assert len(list(left.iterdir())) == 2
     monkeypatch.setattr(tempfile, "tempdir", None)
@@ -135,7 +136,7 @@ def test_temporary_files_of_what_was_killed_go_when_the_next_one_begins(
     with temporary(home):
         (own,) = base.iterdir()
         assert own != left and tempfile.gettempdir() == os.environ["TMPDIR"] == str(own)
-    assert not list(base.iterdir()) and not list(home.iterdir())
+    assert not list(base.iterdir()) and not list(home.iterdir()) and not is_unfinished(home)
     assert (tempfile.gettempdir(), os.environ["TMPDIR"]) == (str(base), str(base))
 
 

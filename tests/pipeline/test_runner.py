@@ -25,6 +25,7 @@ from espalier import (
     run,
 )
 from espalier.pipeline import report, results, runner
+from espalier.pipeline.places import temporary
 from espalier.pipeline.progress import quiet
 from espalier.pipeline.results import Component
 from espalier.pipeline.runner import explain
@@ -271,3 +272,13 @@ def test_from_sees_weights_that_changed_under_their_name(tmp_path: Path) -> None
     with pytest.raises(ConfigError, match="model has changed since the run of 1"):
         base_run("Evaluator")
     assert base_run("ExampleGen") == "1"
+
+
+def test_a_run_that_was_killed_behind_its_components_is_no_whole_one(tmp_path: Path) -> None:
+    """It has no report, and its temporary files lie there yet."""
+    config = job(tmp_path)
+    RunResult(name="reviews", run="1", status="not_blessed", key="k").save(config.home / "results")
+    assert runner._same(config, "k") is not None
+    with temporary(config.home):
+        assert runner._same(config, "k") is None
+    assert runner._same(config, "k") is not None
