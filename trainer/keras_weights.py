@@ -117,11 +117,15 @@ _FAULTS = (OSError, EOFError, KeyError, ValueError, TypeError, AttributeError, R
 def _read_h5(file: Path) -> "list[list[np.ndarray]]":
     import h5py
 
+    hdf5.check_heaps(file)
     with h5py.File(file, "r") as root:
         group: Any = hdf5.member(root, "model_weights") or root
         found = []
         for layer in hdf5.names(group, "layer_names"):
-            if names := hdf5.names(hdf5.member(group, layer), "weight_names"):
+            part = hdf5.member(group, layer)
+            if part is None:
+                raise ValueError(f"the layer {layer[:100]} is missing")
+            if names := hdf5.names(part, "weight_names"):
                 found.append([hdf5.array(group, f"{layer}/{name}") for name in names])
         return found
 

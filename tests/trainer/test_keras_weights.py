@@ -89,11 +89,17 @@ def test_a_layer_elsewhere(other: Path, tmp_path: Path) -> None:
         keras_weights.read(file)
 
 
-def test_names_in_a_heap(tmp_path: Path) -> None:
-    # A damaged heap keeps HDF5 busy for ever, and Keras writes its names without one.
+def test_a_heap_of_names_without_end(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as root:
-        root.attrs["layer_names"] = ["layer"]
-    with pytest.raises(CheckpointError, match="names of a fixed length"):
+        root.attrs["layer_names"] = ["layer"]  # strings of any length lie in a heap
+    data = bytearray((tmp_path / "a.h5").read_bytes())
+    free = data.index(b"GCOL") + 16 + 16 + 8  # behind the heap's head, and the name's head and text
+    assert data[free : free + 2] == b"\0\0"
+    data[free + 8 : free + 16] = bytes(8)  # how much is free, the head of it included
+    (tmp_path / "b.h5").write_bytes(data)
+    with pytest.raises(CheckpointError, match="has an object of 0 bytes, and no end"):
+        keras_weights.read(tmp_path / "b.h5")  # h5py alone would not come back
+    with pytest.raises(CheckpointError, match="the layer layer is missing"):
         keras_weights.read(tmp_path / "a.h5")
 
 
