@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .config import Config
 
 _NOTE = ".temporary"  # names the folder of the process that writes to this one
+_PREFIX = "espalier-"
 
 
 def check_places(config: "Config", rows: int) -> None:
@@ -112,10 +113,12 @@ def temporary(home: Path) -> Iterator[None]:
         ConfigError: there can be no such folder.
     """
     note, before = home / _NOTE, (tempfile.tempdir, os.environ.get("TMPDIR"))
-    if note.exists():
-        shutil.rmtree(note.read_text(encoding="utf-8"), ignore_errors=True)
+    with contextlib.suppress(OSError, ValueError):
+        left = Path(note.read_text(encoding="utf-8"))
+        if left.name.startswith(_PREFIX):  # else it is no note of ours
+            shutil.rmtree(left, ignore_errors=True)
     # A name that nobody can foresee, and noted first.
-    folder = Path(tempfile.gettempdir(), f"espalier-{uuid.uuid4().hex[:12]}")
+    folder = Path(tempfile.gettempdir(), f"{_PREFIX}{uuid.uuid4().hex[:12]}")
     try:
         write_whole(note, str(folder))
         folder.mkdir(mode=0o700)
