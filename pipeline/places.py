@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from .config import Config
 
 _NOTE = ".temporary"  # names the folder of the process that writes to this one
-
-
+_PREFIX = "espalier-"
 _FULL = 1 << 20  # bytes; with fewer left, nothing of use can be written
 
 
@@ -119,9 +118,6 @@ def write_whole(file: Path, text: str) -> None:
     os.replace(temporary, file)
 
 
-_TEMPORARY = "espalier-{}"
-
-
 @contextlib.contextmanager
 def temporary(home: Path) -> Iterator[None]:
     """Give the temporary files of this process and its children a folder of their own.
@@ -136,12 +132,12 @@ def temporary(home: Path) -> Iterator[None]:
         ConfigError: there can be no such folder.
     """
     note, before = home / _NOTE, (tempfile.tempdir, os.environ.get("TMPDIR"))
-    if note.exists():
+    with contextlib.suppress(OSError, ValueError):
         left = Path(note.read_text(encoding="utf-8"))
-        if re.fullmatch(_TEMPORARY.format("[0-9a-f]{12}"), left.name):  # whoever wrote the note
+        if re.fullmatch(_PREFIX + "[0-9a-f]{12}", left.name):  # else it is no note of ours
             shutil.rmtree(left, ignore_errors=True)
     # A name that nobody can foresee, and noted first.
-    folder = Path(tempfile.gettempdir(), _TEMPORARY.format(uuid.uuid4().hex[:12]))
+    folder = Path(tempfile.gettempdir(), f"{_PREFIX}{uuid.uuid4().hex[:12]}")
     try:
         write_whole(note, str(folder))
         folder.mkdir(mode=0o700)

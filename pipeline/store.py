@@ -382,7 +382,12 @@ class Store:
         Args:
             output: the id of the artifact that it is like.
             changes: properties that differ, or that the other has not.
+
+        Raises:
+            ConfigError: the metadata cannot be written.
         """
+        from ml_metadata import errors
+
         proto, store = self._proto, self._store
         (old,) = store.get_artifacts_by_id([output])
         events = store.get_events_by_artifact_ids([output])
@@ -403,9 +408,12 @@ class Store:
             for context in store.get_contexts_by_execution(component.id)
             if context.type in ("pipeline", "node")
         ]
-        store.put_execution(
-            execution, [(new, proto.Event(type=event.type, path=event.path))], contexts
-        )
+        try:
+            store.put_execution(
+                execution, [(new, proto.Event(type=event.type, path=event.path))], contexts
+            )
+        except errors.StatusError as error:
+            raise ConfigError(f"{self._file}: cannot be written: {error}.") from error
 
     def _nodes(self, executions: Iterable[Any], names: Mapping[int, str]) -> list[Node]:
         """Executions, by their ids, with what went in and came out."""

@@ -279,13 +279,17 @@ def rollback(config: Config, version: str | None = None) -> Pushed:
             return done  # by the call before, which was killed
         old = _to_copy(config, base, history(store).versions, version)
         new = publish.publish(str(base / old.version), str(base), keep=None, now=int(time.time()))
-        return _note(config, store, old, new)
+        try:
+            return _note(store, old, new)
+        except ConfigError as error:  # both or none
+            publish.remove(str(base), new.name)
+            raise ConfigError(f"{error} What was served before is served again.") from error
 
 
 def finish_rollback(config: Config) -> None:
     """Note the copy that a rollback which was killed has published, if there is one.
 
-    Raises ConfigError if the metadata cannot be written; the copy is then taken back.
+    Raises ConfigError if the metadata cannot be written.
     """
     if database(config.home).exists() and not publish.is_remote(config.push.to):
         with _one_rollback(config):
@@ -307,7 +311,7 @@ def _finish(config: Config, store: Store) -> Pushed | None:
     for old in reversed(history(store).versions.values()):
         folder = base / old.version
         if folder.is_dir() and publish.is_copy(new.path, str(folder)):
-            return _note(config, store, old, new)
+            return _note(store, old, new)
     return None
 
 
@@ -345,20 +349,11 @@ def _why_not(config: Config, base: Path, versions: dict[str, Pushed], version: s
     return f"no run of {config.name} pushed it."
 
 
-def _note(config: Config, store: Store, old: Pushed, new: publish.Version) -> Pushed:
-    """Write the copy into the metadata, or take it back: both or none. The copy."""
-    from ml_metadata import errors
-
+def _note(store: Store, old: Pushed, new: publish.Version) -> Pushed:
+    """Write the copy into the metadata, and return it."""
     marks = {"pushed_version": new.name, "pushed_destination": new.path}
     now = datetime.now().isoformat()
-    try:
-        store.add_copy(old.output, {**marks, COPY_OF: old.model, COPIED: now})
-    except errors.StatusError as error:
-        publish.remove(str(Path(new.path).parent), new.name)
-        raise ConfigError(
-            f"{database(config.home)}: cannot be written: {error}. What was served before is "
-            f"served again."
-        ) from error
+    store.add_copy(old.output, {**marks, COPY_OF: old.model, COPIED: now})
     return history(store).versions[new.name]
 
 

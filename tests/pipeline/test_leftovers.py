@@ -140,12 +140,13 @@ def test_temporary_files_of_what_was_killed_go_when_the_next_one_begins(
     assert (tempfile.gettempdir(), os.environ["TMPDIR"]) == (str(base), str(base))
 
 
-def test_a_note_that_names_another_folder_removes_nothing(tmp_path: Path) -> None:
-    (tmp_path / "mine").mkdir()
-    (tmp_path / ".temporary").write_text(str(tmp_path / "mine"))
+@pytest.mark.parametrize("note", [b"/{}", b"", b"\xff"])
+def test_a_broken_note_deletes_nothing(tmp_path: Path, note: bytes) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (tmp_path / ".temporary").write_bytes(note.replace(b"/{}", bytes(mine)))
     with temporary(tmp_path):
-        pass
-    assert (tmp_path / "mine").is_dir()
+        assert mine.exists()
 
 
 def test_no_place_for_temporary_files_is_a_sentence(

@@ -86,7 +86,7 @@ class Search(base_tuner.BaseTuner):
     Args:
         given: what `trainer.run.train` takes, and `tune`.
         train: trains a trial: `train_trial` from `given` on.
-        folder: what a killed search goes on from; whoever runs it removes it.
+        folder: what a killed search goes on from; goes when its result is recorded.
     """
 
     def __init__(self, given: Mapping[str, Any], train: Callable[..., State], folder: Path) -> None:
