@@ -159,7 +159,8 @@ class _Past:
             return "it has never run"
         if spoilt:
             return next(iter(spoilt.values()))
-        old = steps.read(name, before[0].properties)
+        told = (steps.read(name, node.properties) for node in before)
+        old = next((one for one in told if one is not None), None)  # --from notes no settings
         if old is None:
             return "another Espalier ran it last"
         if changed := list(_changes(old, settings)):

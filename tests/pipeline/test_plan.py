@@ -10,7 +10,7 @@ from tfx.types.channel_utils import get_individual_channels
 from espalier import Config
 from espalier.pipeline import contents, plan, steps
 from espalier.pipeline.dag import create_pipeline
-from espalier.pipeline.store import Output
+from espalier.pipeline.store import Node, Output
 
 TEXTS: dict[str, Any] = {
     "name": "a", "data": {"csv": "a.csv", "text": "text", "label": "label"},
@@ -145,3 +145,13 @@ def test_a_server_on_path_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert steps.server(Config(**named)) == "another"
     monkeypatch.setenv("PATH", "")
     assert steps.server(Config(**TEXTS)) == ""
+
+
+def test_a_part_of_the_line_hides_not_what_has_changed() -> None:
+    """What a run --from takes over is noted without the settings that made it."""
+    told = {"label": "a", "texts": '["t"]'}
+    before = [Node("DataGate", state, 1.0, 0.1, {}, properties=given)
+              for state, given in (("cached", {}), ("done", told))]  # fmt: skip
+    past = object.__new__(plan._Past)
+    found = past._why("DataGate", {"label": "b", "texts": ["t"]}, before, None, {})
+    assert found == "data.label: b, was a"
