@@ -1,6 +1,5 @@
 """The gRPC door: tensorflow.serving's services, health checks, reflection."""
 
-import threading
 import time
 from collections.abc import Callable
 from concurrent import futures
@@ -21,7 +20,7 @@ from tensorflow_serving.apis import (
 from ..errors import ConfigError
 from .config_files import models
 from .frontend import Frontend, guarded
-from .patience import THREADS, Patience
+from .patience import Patience, Pool
 from .status import Status, invalid
 
 _HEALTH = "grpc.health.v1.Health"
@@ -71,14 +70,14 @@ class GrpcDoor:
             ("grpc.max_connection_idle_ms", 600_000),
             *options.channel_arguments,
         ]
-        self._patience = Patience()
-        threads = futures.ThreadPoolExecutor(options.max_threads + THREADS, "grpc")
+        self._pool = Pool(options.max_threads)
+        self._patience = Patience(self._pool)
         guards = [_Guard(frontend)] if frontend.guarded else []  # first: they read no message
         self._server = grpc.server(
-            threads, options=arguments, interceptors=[*guards, self._patience]
+            self._pool, options=arguments, interceptors=[*guards, self._patience]
         )
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-            _Predictions(frontend, options.max_threads), self._server
+            _Predictions(frontend), self._server
         )
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(
             _Models(frontend, reload), self._server
@@ -130,6 +129,7 @@ class GrpcDoor:
         self._health.enter_graceful_shutdown()
         self._server.stop(grace).wait()
         self._patience.stop()
+        self._pool.shutdown()
 
 
 class _Health(health.HealthServicer):
@@ -192,11 +192,10 @@ class _Guard(grpc.ServerInterceptor):
 
 
 class _Predictions:
-    """PredictionService. So many requests are computed at once; the others wait their turn."""
+    """PredictionService."""
 
-    def __init__(self, frontend: Frontend, at_once: int) -> None:
+    def __init__(self, frontend: Frontend) -> None:
         self._frontend = frontend
-        self._turns = threading.Semaphore(at_once)
 
     def Predict(self, request: Any, context: grpc.ServicerContext) -> Any:
         return self._infer("predict", request, context)
@@ -214,10 +213,6 @@ class _Predictions:
         return _answer(context, self._frontend.plane.metadata, request)
 
     def _infer(self, method: str, request: Any, context: grpc.ServicerContext) -> Any:
-        with self._turns:
-            return self._in_turn(method, request, context)
-
-    def _in_turn(self, method: str, request: Any, context: grpc.ServicerContext) -> Any:
         if not context.is_active():
             context.abort(grpc.StatusCode.CANCELLED, "The caller has gone.")
         left = context.time_remaining()

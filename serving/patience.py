@@ -1,32 +1,92 @@
-"""Waits for the messages of gRPC's calls, so that callers who stay silent keep nobody from it.
+"""Threads for gRPC's calls, so that callers who stay silent keep nobody from the server.
 
-grpc's server takes a thread for a call before its message has come, and waits without an end. Here
-these threads are many and do nothing else, and a call that says nothing is ended: after a minute,
-or after a second when many do so at once.
+grpc takes a thread for a call before its message has come, and waits for that without an end. Here
+a thread that only waits is made up for by another, and a call that says nothing is ended: after a
+minute, or after a second when many do so at once.
 """
 
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent import futures
 from typing import Any
 
 import grpc
 
-THREADS = 256  # that may wait, beside those that answer
-_CROWD = THREADS // 2
+_EXTRA = 256  # threads at most that make up for those that wait
+_CROWD = 128  # calls that wait, from which on none may for long
 _SECONDS, _SECONDS_IN_A_CROWD = 60.0, 1.0
-_LOOK_SECONDS = 0.25
+_LOOK_SECONDS = _SILENT_SECONDS = 0.05
+
+
+class Pool(futures.Executor):
+    """So many threads, and extra ones for as long as they are allowed."""
+
+    def __init__(self, size: int) -> None:
+        self._work: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._allowed = self._extra = 0
+        for _ in range(size):
+            self._start(lambda: False, None)
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Call it in a thread; its Future."""
+        future: futures.Future[Any] = futures.Future()
+        self._work.put((future, fn, args, kwargs))
+        return future
+
+    def allow(self, extra: int) -> None:
+        """Let so many more threads work; those too many end when they have nothing to do."""
+        with self._lock:
+            self._allowed = min(extra, _EXTRA)
+            missing = self._allowed - self._extra
+            self._extra += max(missing, 0)
+        for _ in range(missing):
+            self._start(self._surplus, 1.0)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """End the threads that have nothing to do."""
+        self._work.put(None)
+
+    def _start(self, *how: Any) -> None:
+        threading.Thread(target=self._run, args=how, name="grpc", daemon=True).start()
+
+    def _run(self, over: Callable[[], bool], pause: float | None) -> None:
+        while not over():
+            try:
+                task = self._work.get(timeout=pause)
+            except queue.Empty:
+                continue
+            if task is None:
+                self._work.put(None)  # for the next one
+                return
+            future, call, args, kwargs = task
+            try:
+                future.set_result(call(*args, **kwargs))
+            except BaseException as error:  # the thread goes on
+                future.set_exception(error)
+            del task, future, call, args, kwargs  # a message may be large, and the next one far off
+
+    def _surplus(self) -> bool:
+        with self._lock:
+            if self._extra <= self._allowed:
+                return False
+            self._extra -= 1
+            return True
 
 
 class Patience(grpc.ServerInterceptor):
     """Reads each call's message itself; one that cannot be read is INVALID_ARGUMENT.
 
     A method's function may say in `patience_seconds` how long its message may take, and as ever
-    in `experimental_thread_pool` whose threads wait for it.
+    in `experimental_thread_pool` whose threads wait for it, other than the pool's.
     """
 
-    def __init__(self) -> None:
-        self._waiting: dict[grpc.ServicerContext, tuple[float, float]] = {}  # since when, how long
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        # Since when a call waits, how long it may, and whether in the pool.
+        self._waiting: dict[grpc.ServicerContext, tuple[float, float, bool]] = {}
         self._handlers: dict[str, grpc.RpcMethodHandler] = {}
         self._stopped = threading.Event()
 
@@ -77,7 +137,8 @@ class Patience(grpc.ServerInterceptor):
         self, messages: Iterator[bytes], context: grpc.ServicerContext, call: Callable[..., Any]
     ) -> bytes | None:
         allowed = getattr(call, "patience_seconds", _SECONDS)
-        self._waiting[context] = time.monotonic(), allowed
+        in_pool = getattr(call, "experimental_thread_pool", None) is None
+        self._waiting[context] = time.monotonic(), allowed, in_pool
         try:
             return next(messages, None)
         finally:
@@ -85,12 +146,15 @@ class Patience(grpc.ServerInterceptor):
 
     def _watch(self) -> None:
         while not self._stopped.wait(_LOOK_SECONDS):
-            waiting, now = self._waiting.copy(), time.monotonic()
+            waiting, now, silent = self._waiting.copy(), time.monotonic(), 0
             crowded = len(waiting) > _CROWD
-            for context, (since, allowed) in waiting.items():
+            for context, (since, allowed, in_pool) in waiting.items():
                 most = min(allowed, _SECONDS_IN_A_CROWD) if crowded else allowed
                 if now - since > most and context in self._waiting:
                     context.cancel()
+                elif now - since > _SILENT_SECONDS:
+                    silent += in_pool
+            self._pool.allow(2 * silent)  # more than are missing, as more may come
 
 
 def _read(message: bytes, deserialize: Callable[[bytes], Any], context: Any) -> Any:

@@ -226,7 +226,7 @@ def test_versions_with_broken_bytes(
     config = ModelConfig("half_plus_two", base, latest=0)
     door = open_door(config, policy=Policy(poll_seconds=0))
     line, chance = drill("versions with broken bytes"), random.Random(13)
-    for number in range(2, 2 + times(10, 500)):
+    for number in range(2, 2 + times(10, 300)):
         with line.attempt(f"version {number}"):
             version = half_models(base, number)
             files = sorted(one for one in version.rglob("*") if one.is_file())

@@ -183,7 +183,8 @@ class Fuzzer:
         strings = [self.string() for _ in range(self.pick(0, 1, 1, 2))]
         if self.random.random() < 0.3:
             texts = [one.decode(errors="replace") for one in strings]
-            self.post("/v1/models/text:predict", json.dumps({"instances": texts}).encode())
+            body = json.dumps({"instances": texts}, ensure_ascii=False).encode()
+            self.post("/v1/models/text:predict", body[: 4 * 2**20])  # more would be cut off
             return
         request = predict_pb2.PredictRequest()
         request.model_spec.name = "text"
