@@ -6,6 +6,7 @@ use or not. What a tiny run takes is measured first, for most of it is TensorFlo
 
 import csv
 import gzip
+import itertools
 import random
 import re
 import resource
@@ -124,13 +125,13 @@ def measured(yaml: Path, limit: int = 0) -> tuple[int, int, str]:
 
 
 def pictures(folder: Path, count: int) -> int:
-    """Noise in two shades; returns the files' bytes."""
+    """Noise in two shades, 30 KB each; returns the files' bytes."""
     rng = np.random.default_rng(1)
     for number in range(count):
         place = folder / ("dark", "light")[number % 2] / f"{number}.png"
         place.parent.mkdir(parents=True, exist_ok=True)
-        pixels = rng.integers(0, 128, (64, 64, 3)) + 128 * (number % 2)
-        Image.fromarray(pixels.astype("uint8")).save(place)
+        pixels = rng.integers(0, 128, (100, 100, 3)) + 128 * (number % 2)
+        Image.fromarray(pixels.astype("uint8")).save(place, compress_level=0)
     return sum(file.stat().st_size for file in folder.rglob("*.png"))
 
 
@@ -173,7 +174,7 @@ def test_a_label_for_each_row(
             assert found.returncode == 2, found.stderr
             said = found.stdout + found.stderr
             assert "has more than 10,000 different values" in said and "Traceback" not in said
-            assert int(found.stdout.split()[-1]) < 400 * 1024, "KiB"
+            assert int(found.stdout.split()[-1]) < 512 * 1024, "KiB"
 
 
 def test_a_text_of_ten_megabytes(
@@ -209,11 +210,13 @@ def test_damaged_rows(tmp_path: Path, drill: Any, times: Callable[[int, int], in
     assert (
         check(texts_job(tmp_path / "whole", tmp_path / "whole.tfrecord", "tfrecord")).exit_code == 0
     )
+    ends = set(itertools.accumulate(len(record(*row)) for row in rows(200)))
     for number in range(times(20, 500)):
         packed = number % 2 == 1
         file = tmp_path / f"data.tfrecord{'.gz' if packed else ''}"
         content = bytearray(gzip.compress(whole, mtime=0) if packed else whole)
         place = rng.randrange(10, len(content))  # of a gzip file's head not all is read
+        place += place in ends  # where a record ends, a file may end
         if number % 4 < 2:
             content[place] ^= 1 << rng.randrange(8)
         else:
@@ -222,7 +225,7 @@ def test_damaged_rows(tmp_path: Path, drill: Any, times: Callable[[int, int], in
         with line.attempt(f"{file.name}, number {number}, byte {place}"):
             found = check(texts_job(tmp_path / "job", file, "tfrecord"))
             assert found.exit_code == 2 and isinstance(found.exception, SystemExit)
-            assert re.search(rf"{file.name}, row \d+: .*(damaged|cut off|not a )", found.output)
+            assert re.search(rf"{file.name}(, row \d+)?: .*(damaged|cut off|not a )", found.output)
 
 
 def test_damaged_checkpoints(
