@@ -150,11 +150,9 @@ def _left(temporary: Path) -> list[str]:
 
 
 def sizes(folder: Path) -> dict[str, int]:
-    return {
-        str(file.relative_to(folder)): file.stat().st_size
-        for file in folder.rglob("*")
-        if file.is_file()
-    }
+    """Of the model's files; what is said of it beside them may be brought up to date later."""
+    files = {str(file.relative_to(folder)): file for file in folder.rglob("*") if file.is_file()}
+    return {name: files[name].stat().st_size for name in files.keys() - publish._ADDED}
 
 
 # --- when ---------------------------------------------------------------------------------------
