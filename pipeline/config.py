@@ -559,6 +559,7 @@ class Config(BaseModel):
     def to_yaml(self) -> str:
         """The same as YAML; `load` makes this configuration of it."""
         out, yaml = io.StringIO(), YAML()
+        yaml.width = 10_000  # a path stays on its line
         yaml.representer.add_representer(
             type(None), lambda dumper, _: dumper.represent_scalar("tag:yaml.org,2002:null", "null")
         )

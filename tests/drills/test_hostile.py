@@ -161,7 +161,7 @@ def formats(folder: Path, small_bert: Path) -> dict[str, tuple[bytes, str, Calla
     def headers(file: Path) -> None:
         for one in list(read_header(file).values())[:3]:
             if one.dtype in ("F32", "F16", "BF16", "F64"):
-                read_tensor(one)
+                read_tensor("x", one)
 
     def in_checkpoint(file: Path) -> None:
         shutil.copy(file, checkpoint / file.name.removeprefix("x-"))
@@ -328,7 +328,8 @@ def test_names_that_lead_elsewhere(drill: Drills, tmp_path: Path) -> None:
             with pytest.raises(EspalierError) as caught:
                 call()
             assert len(str(caught.value)) < 7000
-            assert {*before} >= {*map(str, tmp_path.rglob("*"))} - {str(job.home / ".lock")}
+            marks = {str(job.home / name) for name in (".lock", ".rollback.lock", "format")}
+            assert {*before} >= {*map(str, tmp_path.rglob("*"))} - marks
             assert (secret / "saved_model.pb").exists()
 
     for name in ELSEWHERE:

@@ -255,11 +255,12 @@ def test_the_models_disk_fills_up(done: Job, drill: Any, tmp_path: Path) -> None
 
 
 def test_the_disk_of_temporary_files_fills_up(
-    done: Job, drill: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    done: Job, drill: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server that is asked has its log there: what it does without one is no verdict."""
     line = drill("the disk of temporary files fills up")
-    for disk in mounted(tmp_path / "small", "40m"):
+    short = Path(tempfile.mkdtemp(dir="/tmp"))  # or the server's socket goes elsewhere
+    for disk in mounted(short / "small", "40m"):
         with line.attempt("in the ServingCheck"):
             with monkeypatch.context() as patch:
                 patch.setattr(tempfile, "tempdir", str(disk.folder))
@@ -448,7 +449,8 @@ def test_others_beside_a_run(done: Job, drill: Any) -> None:
     with line.attempt("versions grow in the order of the pushes"):
         pushed = int(Path(str(result.pushed)).name)
         order = [first, found["other"].number, int(found["rollback"].version), pushed]
-        assert order == sorted(set(order)), order
+        # A rollback to what another has published just now has nothing to publish.
+        assert order == sorted(order) and order[0] < order[1] and order[2] < order[3], order
         assert set(order) <= set(done.versions())
     with line.attempt("ls and the next run know what is served"):
         assert f"{pushed}" in done.cli("ls").output.splitlines()[1]

@@ -266,7 +266,7 @@ def script_faults(name: str, *words: str) -> list[str]:
 
 
 TEXTS = {
-    "version": 1,
+    "version": 2,
     "name": "reviews",
     "data": {"csv": "reviews.csv", "text": "text", "label": "label"},
     "model": {"family": "bert", "start": "tiny"},
