@@ -1,4 +1,4 @@
-"""From a configuration to a TFX pipeline. Importing this module imports TFX (14 s)."""
+"""From a configuration to a TFX pipeline. Importing this module imports TFX (6 s)."""
 
 from . import lean_tfx  # noqa: F401
 
