@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from ..errors import ConfigError
+from ..files import write_whole
 from ..masking import masked
 from ..pipeline.config import Config, Resources
 from .entrypoint import EXAMPLE_GEN
@@ -177,9 +178,7 @@ def write(text: str, path: Path) -> None:
     """
     if path.suffix not in (".yaml", ".yml"):
         raise ConfigError(f"{path}: Kubeflow Pipelines takes YAML alone; name it *.yaml.")
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(path)
+        write_whole(path, text)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written: {error.strerror}.") from None

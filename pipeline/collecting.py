@@ -20,10 +20,11 @@ from pathlib import Path
 
 from ..components.pusher import publish
 from ..errors import ConfigError
+from ..files import write_whole
 from . import contents, leftovers, results, versions
 from .compress import WORK
 from .config import Config
-from .places import check_writable, write_whole
+from .places import check_writable
 from .store import Graph, Node, alone, opened
 from .versions import History, Pushed, size_of
 

@@ -10,8 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ..files import write_whole
 from ..trainer.checkpoints import sha256
-from .places import write_whole
 from .store import Output
 
 FILE = "contents.json"

@@ -8,9 +8,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..errors import ConfigError
+from ..files import write_whole
 from ..masking import masked
 from ..terminal import harmless
-from .places import write_whole
 
 Block = dict[str, Any]
 MOST = 40  # rows of a table; what is left out is said

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import CheckpointError, ConfigError
+from ..files import write_whole
 
 if TYPE_CHECKING:
     from .config import Config
@@ -109,13 +110,6 @@ def _there(path: Path) -> Path:
     while not path.exists() and path != path.parent:
         path = path.parent
     return path
-
-
-def write_whole(file: Path, text: str) -> None:
-    """Write a text to a file, in UTF-8: whole, or not at all."""
-    temporary = file.with_name(f".{file.name}.new")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, file)
 
 
 @contextlib.contextmanager

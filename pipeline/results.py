@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import ConfigError
+from ..files import write_whole
 from ..masking import masked
 from ..trainer.tuning.settings import words
-from .places import write_whole
 from .store import Node, Output, Store
 
 _GONE = "(its files are gone)"

@@ -7,7 +7,6 @@ same folder goes on behind the last whole epoch, with the same rows in the same 
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
+from ..files import write_whole
 from .settings import Stage, Train
 
 if TYPE_CHECKING:
@@ -46,9 +46,7 @@ class State:
 
     def save(self, folder: Path) -> None:
         """Written last and atomically: it never names a checkpoint that is not whole."""
-        temporary = folder / "state.json.new"
-        temporary.write_text(json.dumps(asdict(self)))
-        os.replace(temporary, folder / "state.json")
+        write_whole(folder / "state.json", json.dumps(asdict(self)))
 
 
 def fit(

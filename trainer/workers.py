@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ComponentError, ConfigError, EspalierError, reason
+from ..files import write_whole
 
 _VARIABLE = "TF_CONFIG"
 _EXAMPLE = '{"cluster": {"worker": ["a:2222", "b:2222"]}, "task": {"type": "worker", "index": 0}}'
@@ -160,9 +161,7 @@ def _over(home: Path) -> Path:
 
 def _write(file: Path, content: dict[str, Any]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(".new")
-    temporary.write_text(json.dumps(content))
-    os.replace(temporary, file)
+    write_whole(file, json.dumps(content))
 
 
 def _read(file: Path) -> dict[str, Any]:

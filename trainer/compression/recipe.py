@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError
+from ...files import write_whole
 from . import budget as budgets
 from .cluster import cluster
 from .distill import distill
@@ -161,9 +162,7 @@ def _save(candidate: Candidate, file: Path) -> None:
         "tflite": str(candidate.tflite) if candidate.tflite else None,
         "facts": candidate.facts,
     }
-    temporary = file.with_suffix(".new")
-    temporary.write_text(json.dumps(facts), encoding="utf-8")
-    temporary.replace(file)  # last: with it, the step is whole
+    write_whole(file, json.dumps(facts))  # last: with it, the step is whole
 
 
 def _load(job: Job, before: Candidate, file: Path) -> Candidate:

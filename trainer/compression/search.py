@@ -21,6 +21,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ...errors import ConfigError
+from ...files import write_whole
 from .. import states
 from . import budget as budgets
 from .job import Job, progress
@@ -176,7 +177,7 @@ def _round(
         if report["stopped"] or job.out_of_time:
             break
         found.append(_point(name, job.share, report, budget))
-        _save(found[-1], point)
+        write_whole(point, json.dumps(asdict(found[-1])))
         states.discard(folder)  # a teacher's outputs take gigabytes
     return found
 
@@ -185,12 +186,6 @@ def _point(name: str, share: float, report: Mapping[str, Any], budget: Budget) -
     trained, *_, last = (Figures(**one["figures"]) for one in report["candidates"])
     excess = sum(line.excess for line in budgets.lines(budget, trained, last))
     return Point(name, share, last, trained, excess)
-
-
-def _save(point: Point, file: Path) -> None:
-    temporary = file.with_suffix(".new")
-    temporary.write_text(json.dumps(asdict(point)), encoding="utf-8")
-    temporary.replace(file)
 
 
 def _load(file: Path) -> Point | None:

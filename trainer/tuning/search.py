@@ -21,6 +21,7 @@ from keras_tuner.engine import base_tuner
 from keras_tuner.errors import FailedTrialError, FatalError
 
 from ...errors import ConfigError, DataError
+from ...files import write_whole
 from .. import families, hardware, states
 from ..fit import State, stopping
 from ..run import Job, fitted, gather, state_folder, with_values
@@ -141,7 +142,7 @@ class Search(base_tuner.BaseTuner):
         """Keep and tell what was found."""
         record = self.records[trial.trial_id]
         if trial.trial_id not in self._before:
-            _write(self._file, self.records)
+            write_whole(self._file, json.dumps(self.records))
             self._tell(record)
         super().on_trial_end(trial)
         place = self._place(record["values"])
@@ -211,12 +212,6 @@ class Search(base_tuner.BaseTuner):
 def _read(file: Path) -> dict[str, Record]:
     """What a killed search had found; nothing if there was none."""
     return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
-
-
-def _write(file: Path, records: Mapping[str, Record]) -> None:
-    temporary = file.with_suffix(".new")
-    temporary.write_text(json.dumps(records), encoding="utf-8")
-    temporary.replace(file)
 
 
 def space(tune: Tune, train: Train, model: Any) -> HyperParameters:
