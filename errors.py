@@ -26,7 +26,10 @@ class EspalierError(Exception):
     """Base of every error a user can mend; a `passing` one may be gone when it is tried again."""
 
     exit_code = 1
-    passing = False
+
+    def __init__(self, message: str = "", *, passing: bool = False) -> None:
+        super().__init__(message)
+        self.passing = passing
 
 
 class ConfigError(EspalierError):

@@ -99,13 +99,12 @@ def _fetch_into(folder: Path, name: str, progress: Progress | None) -> None:
             part.rename(folder)
             _say(progress, f"Fetched {name} to {folder}")
             return
-    failure = CheckpointError(
+    raise CheckpointError(
         f"The checkpoint {name} could not be fetched:\n" + "\n".join(tried) + "\nConnect this "
         "machine to the network once, or give model.start a folder that holds config.json, "
-        "model.safetensors and vocab.txt."
+        "model.safetensors and vocab.txt.",
+        passing=True,
     )
-    failure.passing = True
-    raise failure
 
 
 def _from_hub(named: Named, into: Path) -> None:
@@ -230,12 +229,11 @@ def fetch_handle(handle: str, progress: Progress | None = None) -> Path:
     try:
         return _fetch_kaggle(path) if scheme == "kaggle" else _fetch_hf(path)
     except CheckpointError as error:
-        failure = CheckpointError(
+        raise CheckpointError(
             f"model.start: {handle} could not be fetched: {error}. Check the name, the network and "
-            "the login, or give a folder that is on this machine."
-        )
-        failure.passing = error.passing
-        raise failure from None
+            "the login, or give a folder that is on this machine.",
+            passing=error.passing,
+        ) from None
 
 
 def _fetch_hf(path: str) -> Path:
@@ -254,14 +252,13 @@ def _fetch_kaggle(path: str) -> Path:
 def _failure(error: Exception) -> CheckpointError:
     """The error's first line; passing unless the hub has answered that it will not give it."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    failure = CheckpointError(lines[0][:300].rstrip("."))
     codes: list[int | None] = []
     seen: BaseException | None = error
     while seen is not None:
         codes.append(getattr(getattr(seen, "response", None), "status_code", None))
         seen = seen.__cause__ or seen.__context__
-    failure.passing = not any(code and 400 <= code < 500 and code not in _BUSY for code in codes)
-    return failure
+    refused = any(code and 400 <= code < 500 and code not in _BUSY for code in codes)
+    return CheckpointError(lines[0][:300].rstrip("."), passing=not refused)
 
 
 def _say(progress: Progress | None, line: str) -> None:

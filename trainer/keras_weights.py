@@ -77,12 +77,11 @@ def _fetch(published: Published | None, progress: Progress | None) -> Path:
             )
         )
     except Exception as error:  # urllib's, and Keras' own without a class
-        failure = CheckpointError(
+        raise CheckpointError(
             f"model.weights: {name} could not be fetched: {str(error).splitlines()[0][:200]}. "
-            f"Connect this machine to the network once, or give a local .h5 or .keras file."
-        )
-        failure.passing = True
-        raise failure from None
+            f"Connect this machine to the network once, or give a local .h5 or .keras file.",
+            passing=True,
+        ) from None
 
 
 def read(file: Path) -> "list[list[np.ndarray]]":

@@ -38,9 +38,8 @@ def destination_errors(destination: str, model: str) -> Iterator[None]:
 
         if not isinstance(error, tf.errors.OpError):
             raise
-        failure = ConfigError(_sentence(destination, error.message))
-        failure.passing = error.error_code in _PASSING
-        raise failure from error
+        passing = error.error_code in _PASSING
+        raise ConfigError(_sentence(destination, error.message), passing=passing) from error
 
 
 def _is_about(error: OSError, model: str) -> bool:
