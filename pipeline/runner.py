@@ -23,10 +23,10 @@ from ..serving.predictor import find_newest
 from ..terminal import Screen
 from ..trainer import families, images, workers
 from ..trainer.run import train
-from . import code_digest, contents, leftovers, places, plan, preflight, results, versions
+from . import code_digest, contents, leftovers, plan, preflight, results, versions
 from . import report as report_
 from .config import Config
-from .places import is_unfinished, temporary
+from .places import full, is_unfinished, temporary
 from .progress import Reporter, live, quiet, shown
 from .results import RunResult
 from .store import Node, Output, Store, alone, check_format, database
@@ -502,13 +502,13 @@ def explain(
     first = reason(last) if "[[{{" in last else last.splitlines()[0]
     first = f"{type(chain[-1]).__name__}: {first[:500]}"
     found = ((w, a) for w, a in _SYSTEM_ERRORS.items() if any(w in str(one) for one in chain))
-    words, advice = next(found, (first, _FULL if places.full(written) else ""))
+    words, advice = next(found, (first, _FULL if full(written) else ""))
     if not advice:
         return ComponentError(
             f"{node or 'TFX'} failed: {first}\n"
             f"The whole story is in {log}; what was finished before is kept for the next run."
         )
-    if advice == _FULL and (where := places.full(written) or _named(chain)):
+    if advice == _FULL and (where := full(written) or _named(chain)):
         advice = advice.replace("full.", f"full: {', '.join(map(str, where))}.")
     return ComponentError(
         f"{node or 'TFX'}: {words}. {advice} and run the same command again; what was finished is "

@@ -4,8 +4,8 @@ import json
 import re
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from urllib.parse import quote
 from filelock import FileLock, Timeout
 
 from ..errors import ConfigError
-from .places import write_whole
+from ..files import write_whole
 
 _DONE = {3: "done", 4: "failed", 5: "cached", 6: "cancelled", 2: "running", 1: "new"}
 # The input by which the Evaluator takes the model to compare with. The name is TFX's
@@ -335,18 +335,12 @@ class Store:
         Raises:
             ConfigError: the metadata cannot be written.
         """
-        from ml_metadata import errors
-
         ids = list(outputs)
         artifacts = self._store.get_artifacts_by_id(ids) if ids else []
         for artifact in artifacts:
             artifact.state = self._proto.Artifact.DELETED
-        try:
+        with self._writing(" Nothing was deleted."):
             self._store.put_artifacts(artifacts)
-        except errors.StatusError as error:
-            raise ConfigError(
-                f"{self._file}: cannot be written: {error}. Nothing was deleted."
-            ) from error
 
     def running(self) -> list[int]:
         """The executions that have begun and not ended, by their ids."""
@@ -361,16 +355,12 @@ class Store:
         Raises:
             ConfigError: the metadata cannot be written.
         """
-        from ml_metadata import errors
-
         ids = list(executions)
         found = self._store.get_executions_by_id(ids) if ids else []
         for execution in found:
             execution.last_known_state = self._proto.Execution.FAILED
-        try:
+        with self._writing():
             self._store.put_executions(found)
-        except errors.StatusError as error:
-            raise ConfigError(f"{self._file}: cannot be written: {error}.") from error
 
     def places(self) -> set[str]:
         """The URIs of all artifacts, whether or not their files are still there."""
@@ -386,8 +376,6 @@ class Store:
         Raises:
             ConfigError: the metadata cannot be written.
         """
-        from ml_metadata import errors
-
         proto, store = self._proto, self._store
         (old,) = store.get_artifacts_by_id([output])
         events = store.get_events_by_artifact_ids([output])
@@ -408,12 +396,20 @@ class Store:
             for context in store.get_contexts_by_execution(component.id)
             if context.type in ("pipeline", "node")
         ]
-        try:
+        with self._writing():
             store.put_execution(
                 execution, [(new, proto.Event(type=event.type, path=event.path))], contexts
             )
+
+    @contextmanager
+    def _writing(self, then: str = "") -> Iterator[None]:
+        """Raise ConfigError where ML Metadata cannot write; `then` says what follows of it."""
+        from ml_metadata import errors
+
+        try:
+            yield
         except errors.StatusError as error:
-            raise ConfigError(f"{self._file}: cannot be written: {error}.") from error
+            raise ConfigError(f"{self._file}: cannot be written: {error}.{then}") from error
 
     def _nodes(self, executions: Iterable[Any], names: Mapping[int, str]) -> list[Node]:
         """Executions, by their ids, with what went in and came out."""

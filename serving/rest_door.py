@@ -347,9 +347,9 @@ class _Api(_Handler):
         rest_json.fill_examples(document, request.input)
         return request, False
 
-    def _body(self) -> bytes:
+    def _body(self) -> bytes | bytearray:
         if "gzip" not in self.request.headers.get("Content-Encoding", ""):
-            return bytes(self.body)
+            return self.body
         most = self.door.max_message_bytes
         zipped = zlib.decompressobj(zlib.MAX_WBITS | 16)  # 16: gzip's header
         try:

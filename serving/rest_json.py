@@ -25,7 +25,7 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _KINDS = {dict: "Object", list: "Array", str: "String", bool: "", type(None): "Null"}
 
 
-def parse(body: bytes) -> dict[str, Any]:
+def parse(body: bytes | bytearray) -> dict[str, Any]:
     """The JSON object in a request's body.
 
     Raises:

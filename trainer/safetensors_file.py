@@ -28,9 +28,7 @@ _WIDTHS = {
     "U8": 1,
     "BOOL": 1,
 }
-_MAX_HEADER = (
-    10_000_000  # bytes; a hundred thousand tensors. The format's own limit is ten times it
-)
+_MAX_HEADER = 10_000_000  # bytes: a hundred thousand tensors; the format allows ten times it
 _MOST_DIMENSIONS = 32  # numpy's
 
 

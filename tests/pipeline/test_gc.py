@@ -35,13 +35,9 @@ _found.loader.exec_module(simulated)
 Line = Any  # simulated.Line
 
 
-# In memory where that can be: SQLite waits for the disk at each of its thousand writes.
-MEMORY = next((place for place in ("/dev/shm",) if os.access(place, os.W_OK)), None)
-
-
 @pytest.fixture
 def line() -> Iterator[Line]:
-    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+    with tempfile.TemporaryDirectory(dir=simulated.MEMORY) as folder:
         yield simulated.Line(Path(folder))
 
 
@@ -89,7 +85,7 @@ class Events(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = tempfile.TemporaryDirectory(dir=MEMORY)
+        self.folder = tempfile.TemporaryDirectory(dir=simulated.MEMORY)
         self.line = simulated.Line(Path(self.folder.name))
         self.pinned: list[Any] = []
 

@@ -25,13 +25,11 @@ simulated = importlib.util.module_from_spec(_found)
 sys.modules[_found.name] = simulated
 _found.loader.exec_module(simulated)
 Line = Any  # simulated.Line
-# SQLite waits for a disk at each of its writes.
-MEMORY = next((place for place in ("/dev/shm",) if os.access(place, os.W_OK)), None)
 
 
 @pytest.fixture
 def line(monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
-    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+    with tempfile.TemporaryDirectory(dir=simulated.MEMORY) as folder:
         monkeypatch.chdir(folder)
         made = simulated.Line(Path(folder))
         made.run()
