@@ -86,11 +86,16 @@ def _batches(
 
 def _check_length(file: Path, batch: pa.RecordBatch, name: str, row: int, faults: Faults) -> None:
     column = batch.column(name)
-    different = column.dictionary if types.is_dictionary(column.type) else column
-    longest = pc.max(pc.binary_length(different)).as_py() or 0
+    packed = types.is_dictionary(column.type)
+    lengths = pc.binary_length(column.dictionary if packed else column)
+    longest = pc.max(lengths).as_py() or 0
     if longest > _LONGEST:
+        at = pc.index(lengths, longest).as_py()
+        if packed:  # the row that has it may come later
+            at = pc.index(column.indices, pa.scalar(at, column.indices.type)).as_py()
+        where = row + at + 1 if at >= 0 else None
         what = f"column {name!r} has a cell of {longest:,} bytes, and {_LONGEST:,} are the most"
-        raise faults.stop(file, row + 1, what, "Shorten it; a model reads a few hundred words.")
+        raise faults.stop(file, where, what, "Shorten it; a model reads a few hundred words.")
 
 
 def _decoded(column: pa.Array) -> pa.Array:
