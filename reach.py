@@ -11,6 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from . import text_proto
+from .errors import ConfigError
+
 # Ops by the beginning of their names; of readers and datasets those that take a file's name.
 _OPS = re.compile(
     r"ReadFile|WriteFile|MatchingFiles|WholeFileReader|TextLineReader|TFRecordReader"
@@ -27,8 +30,7 @@ def found(version: Path) -> str:
     if there is none of them, or no SavedModel to look at.
 
     Raises:
-        OSError: the file cannot be read.
-        google.protobuf.message.DecodeError, google.protobuf.text_format.ParseError: it is none.
+        ConfigError: the file cannot be read, or is no SavedModel.
     """
     model = _read(version)
     names: set[str] = set()
@@ -52,15 +54,18 @@ def refusal(version: Path | str, reached: str) -> str:
 
 
 def _read(version: Path) -> Any:
-    from google.protobuf import text_format
+    from google.protobuf.message import DecodeError
     from tensorflow.core.protobuf import saved_model_pb2
 
     whole, text = version / "saved_model.pb", version / "saved_model.pbtxt"
-    if whole.is_file():
-        return saved_model_pb2.SavedModel.FromString(whole.read_bytes())
-    if text.is_file():
-        return text_format.Parse(text.read_text(encoding="utf-8"), saved_model_pb2.SavedModel())
-    return None
+    try:
+        if whole.is_file():
+            return saved_model_pb2.SavedModel.FromString(whole.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{whole}: cannot be read: {error.strerror}.") from None
+    except DecodeError:
+        raise ConfigError(f"{whole}: is no SavedModel, or a damaged one.") from None
+    return text_proto.read(text, saved_model_pb2.SavedModel()) if text.is_file() else None
 
 
 def _ops(graph: Any) -> Iterator[str]:

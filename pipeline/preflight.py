@@ -8,14 +8,13 @@ import hashlib
 import json
 import logging
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import cpu
+from .. import cpu, text_proto
 from ..components.faults import Faults, listed
 from ..components.names import split_of
 from ..components.row_split.rule import Rule
@@ -39,7 +38,7 @@ from .tally import (
 )
 
 if TYPE_CHECKING:
-    from .config import Config
+    from .config import Config, Data
     from .image_rows import Pictures
 
 __all__ = [
@@ -132,7 +131,7 @@ def checks(
         return []
 
     return [
-        partial(_check_schema, config.data.schema_file),
+        partial(_check_schema, config.data),
         served,
         start,
         partial(_check_compress, config),
@@ -239,19 +238,23 @@ def _mixed_splits(splits: Splits) -> list[str]:
     ]
 
 
-def _check_schema(file: str | None) -> list[str]:
-    if file is None:
+def _check_schema(data: "Data") -> list[str]:
+    if data.schema_file is None:
         return []
+    from tensorflow_metadata.proto.v0 import schema_pb2
+
+    advice = "A run leaves a schema in artifacts/SchemaGen, to begin with."
     try:
-        text = Path(file).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "not UTF-8"
-        raise ConfigError(f"data.schema: {file} cannot be read: {why}.") from None
-    if not re.search(r"^\s*feature\s*\{", text, re.MULTILINE):
-        raise ConfigError(
-            f"data.schema: {file} has no `feature {{`. Expected a TFDV schema as text, as a run "
-            f"leaves one in artifacts/SchemaGen."
-        )
+        schema = text_proto.read(Path(data.schema_file), schema_pb2.Schema())
+    except ConfigError as error:
+        raise ConfigError(f"data.schema: {error} {advice}") from None
+    names = {feature.name for feature in schema.feature}
+    for column in (*data.inputs.values(), data.label_column):
+        if column not in names:
+            raise ConfigError(
+                f"data.schema: {data.schema_file} has no feature {column!r}, which the model "
+                f"reads. {advice}"
+            )
     return []
 
 

@@ -6,9 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from google.protobuf import text_format
-
 from ..errors import ConfigError
+from ..text_proto import read
 from .batching import Parameters
 from .manager import ModelConfig
 from .predictor import is_version
@@ -16,23 +15,6 @@ from .protos import message
 from .servable import is_whole
 
 _LOG_TYPE = "tfrecord"  # of a log collector: the one kind that we have
-
-
-def read(path: Path, proto: Any) -> Any:
-    """Fill a message from a text file.
-
-    Raises:
-        ConfigError: it cannot be read, or is no such message; with line and column.
-    """
-    try:
-        return text_format.Parse(path.read_text(encoding="utf-8"), proto)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}.") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: is not text in UTF-8.") from None
-    except text_format.ParseError as error:
-        name = proto.DESCRIPTOR.name
-        raise ConfigError(f"{path}:{error}. A {name} as text is expected.") from None
 
 
 def read_models(path: Path) -> list[ModelConfig]:

@@ -97,6 +97,18 @@ def test_a_model_as_espalier_writes_it_reaches_nothing(tmp_path: Path) -> None:
     assert Predictor(version).predict(["b"])[0].label == "1"
 
 
+def test_a_file_that_is_no_model(tmp_path: Path) -> None:
+    version = save(tf.Module(), tmp_path / "1", tf.identity)
+    file = version / "saved_model.pb"
+    file.write_bytes(b"junk")
+    for call in (Predictor, lambda folder: restore(str(folder)), reach.found):
+        with pytest.raises(ConfigError, match=r"saved_model\.pb: is no SavedModel, or a damaged"):
+            call(version)
+    file.rename(file.with_suffix(".pbtxt"))
+    with pytest.raises(ConfigError, match=r"saved_model\.pbtxt:1:1 : .* A SavedModel as text"):
+        reach.found(version)
+
+
 def test_an_asset_outside_the_folder(tmp_path: Path) -> None:
     from tensorflow.core.protobuf import saved_model_pb2
 

@@ -655,12 +655,17 @@ def test_check_finds_a_schema_that_is_none(tmp_path: Path) -> None:
     data = {"csv": str(tmp_path / "data.csv"), "text": "text", "label": "label"}
     schema = tmp_path / "schema.pbtxt"
     config = job(tmp_path, data={**data, "schema": str(schema)})
-    with pytest.raises(ConfigError, match=r"data\.schema: .*schema\.pbtxt cannot be read: No such"):
+    with pytest.raises(
+        ConfigError, match=r"data\.schema: .*schema\.pbtxt: cannot be read: No such"
+    ):
         check(config)
     schema.write_text("text,label\n")
-    with pytest.raises(ConfigError, match=r"data\.schema: .*has no `feature \{`"):
+    with pytest.raises(ConfigError, match=r"data\.schema: .*schema\.pbtxt:1:1 : .*A run leaves a"):
         check(config)
     schema.write_text('feature {\n  name: "text"\n}\n')
+    with pytest.raises(ConfigError, match=r"data\.schema: .*pbtxt has no feature 'label'"):
+        check(config)
+    schema.write_text('feature {\n  name: "text"\n}\nfeature { name: "label" }')
     assert check(config).rows == {"all": 120}
 
 

@@ -104,6 +104,14 @@ def words_nested_deep(base: Path, number: int, good: Put) -> None:
     (extra / "espalier.json").write_bytes(b'{"graph": ' + b"[" * 100_000)
 
 
+def a_text_nested_deep(base: Path, number: int, good: Put) -> None:
+    file = good(base, number) / "saved_model.pb"
+    file.unlink()
+    deeper, depth = 'attr { key: "a" value { func { ', 200_000
+    text = "meta_graphs { graph_def { node { " + deeper * depth + "} } } " * (depth + 1)
+    file.with_suffix(".pbtxt").write_text(text)
+
+
 def junk_to_warm_up_with(base: Path, number: int, good: Put) -> None:
     extra = good(base, number) / "assets.extra"
     extra.mkdir()
@@ -147,8 +155,8 @@ def gone_and_back(base: Path, number: int, good: Put) -> None:
 JUNK = [
     empty, a_file, odd_names, leading_zeros, nothing_in_it, junk, cut, a_pipe, a_pipe_of_weights,
     a_pipe_of_words, a_socket, an_endless_device, a_folder_for_a_file, cut_weights, no_weights,
-    words_nested_deep, junk_to_warm_up_with, no_permission, a_loop, dangling, a_link_to_elsewhere,
-    links_within_a_version, thousands, gone_and_back,
+    words_nested_deep, a_text_nested_deep, junk_to_warm_up_with, no_permission, a_loop, dangling,
+    a_link_to_elsewhere, links_within_a_version, thousands, gone_and_back,
 ]  # fmt: skip
 
 
