@@ -305,6 +305,52 @@ def test_outputs_on_a_full_disk(done: Job, drill: Any, tmp_path: Path) -> None:
         done.disk.empty()
 
 
+def test_compress_on_a_full_disk(
+    done: Job, drill: Any, times: Callable[[int, int], int], tmp_path: Path
+) -> None:
+    if not times(0, 1):
+        pytest.skip("the long form alone")
+    line = drill("the disk fills up in compress")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("steps: [{distill: {layers: 1, epochs: 2}}, {quantize: {}}]\n")
+    for disk in mounted(tmp_path / "small", "60m"):
+        small = disk.folder / "small"
+        command = ["compress", str(done.models), "--recipe", str(recipe), "--to", str(small)]
+        command += ["--data", str(done.folder / "data.csv")]
+        rows, step = "scratch/rows/*", "scratch/distill/state.json"
+        for pattern, kib in (("log.txt", 0), (rows, 0), (rows, 100), (step, 0), (step, 100),
+                             ("scratch/versions/*", 0), ("scratch/versions/*", 30),
+                             ("../../../small/.espalier-push-*", 0)):  # fmt: skip
+            with line.attempt(f"at {pattern}, {kib} KiB left"):
+                code, said = filled_at(disk, f"runs/compress/*/{pattern}", kib, command)
+                assert code in (2, 3), said
+                assert str(disk.folder) in said and "full" in said, said
+                assert "Traceback" not in said, said
+                assert not list(small.glob("[0-9]*")), "a version is there"
+        with line.attempt("the same command, once there is room"):
+            code, said = filled_at(disk, "never", 0, command)
+            assert code in (0, 4), said
+            (folder,) = (disk.folder / "runs" / "compress").iterdir()
+            assert code or set(os.listdir(folder)) == {"report.json", "log.txt", ".lock"}
+            assert not code or not list(small.glob("*"))
+
+
+def filled_at(disk: Disk, pattern: str, kib: int, command: list[str]) -> tuple[int, str]:
+    """The disk fills up once such a file is there; the exit code, and all that was said."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "espalier.cli", *command], cwd=disk.folder, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    while process.poll() is None:
+        if any(disk.folder.glob(pattern)):
+            disk.leave(kib)
+            break
+        time.sleep(0.001)
+    said, _ = process.communicate()
+    disk.empty()
+    return process.returncode, said
+
+
 # --- places that cannot be written ----------------------------------------------------------------
 
 
