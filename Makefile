@@ -10,8 +10,8 @@ digits: setup  ## train ResNet-20 on handwritten digits
 small: setup  ## the same model of reviews, made small by a recipe
 	.venv/bin/espalier run examples/reviews-small.yaml
 
-test: setup
-	.venv/bin/python -m pytest -q
+test: setup  ## in two processes of up to 4 GB; a file's tests stay together
+	.venv/bin/python -m pytest -q -n 2 --dist loadfile
 
 drills: setup  ## break it on purpose, often; prints what was tried and what was lost
 	.venv/bin/python -m pytest -q tests/drills --long --timeout 7200

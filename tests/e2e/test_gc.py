@@ -18,7 +18,8 @@ OTHER = ["evaluate.at_least={}", "train.epochs=1"]
 
 @pytest.fixture(scope="module")
 def mine(job: Any, first_run: RunResult, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A copy of what the first run left, whose metadata names the copy's own files."""
+    """A copy of what the first run left, whose metadata names the copy's own files; what other
+    tests' runs have left beside it is gone."""
     folder = tmp_path_factory.mktemp("gc")
     text = job.yaml.read_text(encoding="utf-8")
     for name in ("runs", "models"):
@@ -33,6 +34,7 @@ def mine(job: Any, first_run: RunResult, tmp_path_factory: pytest.TempPathFactor
                 f"UPDATE {table} SET {column} = replace({column}, ?, ?)",
                 (str(job.folder), str(folder)),
             )
+    collect(copy.config, 1, remove=True)
     return copy
 
 
