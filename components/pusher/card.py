@@ -87,7 +87,7 @@ def licence_of(version: Path) -> str:
     try:
         told = json.loads((version / "assets.extra" / JSON).read_text(encoding="utf-8"))
         return str(told["model_details"]["licenses"][0]["identifier"])
-    except (OSError, ValueError, LookupError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return ""
 
 

@@ -62,11 +62,11 @@ class Executor(stock.Executor):
         base = destination.filesystem.base_directory
         source = artifact_utils.get_single_instance(input_dict[standard_component_specs.MODEL_KEY])
         pushed.set_int_custom_property(MODEL_ID, source.id)
-        served = publish.newest(base)
         description = describe_any(model)
         if needs := description.get("graph", {}).get("needs"):
             pushed.set_string_custom_property(NEEDS, ", ".join(needs))
-        if served and publish.is_copy(served.path, model):
+        retries = settings.get("retries", 0)
+        if served := retried(lambda: publish.published(model, base), retries, logging.warning):
             # The model is the same, of an earlier run or of one killed just now; what is said of
             # it may not be.
             added = _added(input_dict, description, settings, served.number)
@@ -79,7 +79,7 @@ class Executor(stock.Executor):
         added = _added(input_dict, description, settings, now)
         version = retried(
             lambda: publish.publish(model, base, keep=settings.get("keep"), now=now, added=added),
-            settings.get("retries", 0),
+            retries,
             logging.warning,
         )
         self._MarkPushed(pushed, pushed_destination=version.path, pushed_version=version.name)

@@ -30,6 +30,7 @@ _ADDED = {os.path.join(EXTRA, name) for name in (CONFIG, card.MARKDOWN, card.JSO
 LAST_PUSH = ".espalier-last"
 _STAGING = ".espalier-push-"
 _RETIRED = ".espalier-old-"
+_PART = 1 << 20  # bytes that are compared at once
 _LARGEST = 2**63 - 1  # TensorFlow Serving reads a version's number as an int64.
 
 
@@ -82,11 +83,14 @@ def archive(model: str, to: str) -> None:
 
 
 def refresh(version: Version, added: Mapping[str, str], *, keep: int | None) -> None:
-    """Brings the texts in a local version's assets.extra up to date, each whole or not at all.
+    """Brings the texts in a version's assets.extra up to date, each whole or not at all; a remote
+    version, where nothing is put in place at once, stays as it is.
 
     A push that was killed behind its publishing is done to its end: `keep` is as of `publish`.
     Raises ConfigError if they cannot be written.
     """
+    if is_remote(version.path):
+        return
     base = os.path.dirname(version.path)
     with destination_errors(version.path, ""), _only_push(base) as (_, alone):
         if alone:
@@ -111,8 +115,18 @@ def remove(base: str, name: str) -> None:
 
     A push that goes on meanwhile is waited for: it would clean up behind us.
     """
-    with _only_push(base):
+    with _only_push(base) as (_, alone):
+        if alone:
+            _clean(base)
         _remove(base, name)
+
+
+def clean(base: str) -> None:
+    """Removes what killed pushes and removals have left in a local folder, hidden."""
+    if any(name.startswith((_STAGING, _RETIRED)) for name in os.listdir(base)):
+        with _only_push(base) as (_, alone):
+            if alone:
+                _clean(base)
 
 
 def newest(base: str) -> Version | None:
@@ -130,15 +144,33 @@ def newest_anywhere(base: str) -> Version | None:
     return whole[-1] if whole else None
 
 
+def published(model: str, base: str) -> Version | None:
+    """The newest version below `base`, if it is `model` already: pushed by an earlier run, or by
+    one that was killed just behind it. Raises ConfigError if it cannot be read."""
+    with destination_errors(base, model):
+        found = newest_anywhere(base)
+        return found if found and is_copy(found.path, model) else None
+
+
 def is_copy(version: str, model: str) -> bool:
-    """Whether a version holds the very files of `model`, what a push adds aside; local only."""
-    if is_remote(model):
-        return False
+    """Whether a version holds the very files of `model`, what a push adds aside."""
     names = [set(_files(folder)) - _ADDED for folder in (version, model)]
+    # In this order the small files, which differ first, come before the weights.
     return names[0] == names[1] and all(
-        filecmp.cmp(os.path.join(version, name), os.path.join(model, name), shallow=False)
-        for name in names[0]
+        _is_same(os.path.join(version, name), os.path.join(model, name))
+        for name in sorted(names[0])
     )
+
+
+def _is_same(one: str, two: str) -> bool:
+    """Whether two files have the same bytes."""
+    if not is_remote(one) and not is_remote(two):
+        return filecmp.cmp(one, two, shallow=False)
+    with _open(one, "rb") as first, _open(two, "rb") as second:
+        while (part := first.read(_PART)) == second.read(_PART):
+            if not part:
+                return True
+        return False
 
 
 def is_remote(path: str) -> bool:
@@ -155,7 +187,7 @@ def write_version(model: str, to: str, added: Mapping[str, str]) -> None:
     for name, text in added.items():
         names -= {os.path.join(EXTRA, name)}
         _make_folder(os.path.join(to, EXTRA))
-        with _open(os.path.join(to, EXTRA, name)) as file:
+        with _open(os.path.join(to, EXTRA, name), "wb") as file:
             file.write(text.encode())
     for name in [*sorted(names), SAVED_MODEL]:
         _make_folder(os.path.dirname(os.path.join(to, name)))
@@ -278,13 +310,20 @@ def _publish_remote(
         with suppress(Exception):
             fileio.rmtree(version.path)
         raise
-    for old in _too_old(base, fileio.listdir(base), keep, version):
-        try:
+    _retire_remote(base, keep, version)
+    return version
+
+
+def _retire_remote(base: str, keep: int | None, pushed: Version) -> None:
+    """As `_retire_local`; what fails must not seem to be the push, which would be done again."""
+    fileio, what = _fileio(), f"old versions below {base}"
+    try:
+        for old in _too_old(base, fileio.listdir(base), keep, pushed):
+            what = f"the old version {old.path}"
             fileio.remove(os.path.join(old.path, SAVED_MODEL))
             fileio.rmtree(old.path)
-        except Exception as error:  # Each file system has its own; the push stands.
-            logging.warning("Could not remove the old version %s: %s", old.path, error)
-    return version
+    except Exception as error:  # each file system has its own
+        logging.warning("Could not remove %s: %s", what, error)
 
 
 # --- both ------------------------------------------------------------------------------------
@@ -337,5 +376,5 @@ def _make_folder(path: str) -> None:
         os.makedirs(path, exist_ok=True)
 
 
-def _open(path: str) -> IO[bytes]:
-    return _fileio().open(path, "wb") if is_remote(path) else open(path, "wb")
+def _open(path: str, mode: str) -> Any:
+    return _fileio().open(path, mode) if is_remote(path) else open(path, mode)

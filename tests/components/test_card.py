@@ -110,7 +110,11 @@ def test_what_nobody_knows_is_said() -> None:
     assert json.loads(card.files(bare)["model_card.json"])["model_details"]["licenses"] == []
 
 
-@pytest.mark.parametrize("content", [None, "no json", "{}", '{"model_details": {"licenses": []}}'])
+@pytest.mark.parametrize(
+    "content",
+    [None, "no json", "{}", "[]", "[" * 9999, '{"model_details": null}',
+     '{"model_details": {"licenses": []}}'],
+)  # fmt: skip
 def test_no_licence_without_a_card(tmp_path: Path, content: str | None) -> None:
     (tmp_path / "assets.extra").mkdir()
     if content is not None:

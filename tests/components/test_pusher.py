@@ -318,6 +318,18 @@ def test_a_remote_push_numbers_keeps_and_fails_cleanly(model, monkeypatch):
     assert sorted(fileio.listdir(base)) == [str(NOW + 1), str(NOW + 2)]
 
 
+def test_a_remote_folder_that_cannot_be_listed_behind_the_push(model, monkeypatch):
+    """The push stands: it must be neither reported as failed nor done again."""
+    import tensorflow as tf
+
+    def fail(*_: object) -> None:
+        raise tf.errors.UnavailableError(None, None, "503")
+
+    monkeypatch.setattr(publish, "_too_old", fail)
+    version = push(model, "ram://unlisted/reviews", keep=2)
+    assert publish.published(model, "ram://unlisted/reviews") == version
+
+
 # --- executor and component ---------------------------------------------------------------
 
 
@@ -398,6 +410,17 @@ def test_executor_tries_again_what_a_network_failed(pushing, monkeypatch):
     assert pushing.pushed.get_int_custom_property("pushed") == 1
     assert publish.newest_anywhere(pushing.base).number > NOW
     assert not failures
+
+
+def test_executor_finds_what_a_killed_one_has_pushed_to_a_remote_place(pushing, model):
+    pushing.base = "ram://killed/reviews"
+    version = push(model, pushing.base)  # ram:// lists assets.extra among the assets
+    pushing.run({"keep": 2, "config": "version: 1\n"})
+    assert publish.newest_anywhere(pushing.base) == version
+    assert pushing.pushed.get_string_custom_property("pushed_version") == version.name
+    (Path(model) / "saved_model.pb").write_bytes(b"another")
+    pushing.run({"keep": 2, "config": "version: 1\n"})
+    assert publish.newest_anywhere(pushing.base).number > version.number
 
 
 def test_executor_brings_the_config_of_the_same_model_up_to_date(pushing):
