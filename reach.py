@@ -3,7 +3,7 @@
 A SavedModel is a program: loading it runs its initializers, calling it runs its graph, and among
 TensorFlow's ops are some that read and write files, or call Python or other machines. No model of
 Espalier's has any of these. What TensorFlow itself cannot do without is not among them: SaveV2 and
-RestoreV2 of the variables, and tables that are read from the folder's own assets.
+RestoreV2 of the variables, and the tables that are read line by line out of a vocabulary's file.
 """
 
 import re
@@ -20,7 +20,10 @@ _OPS = re.compile(
     r"|FixedLengthRecordReader|LMDB|SqlDataset|TFRecordDataset|TextLineDataset"
     r"|FixedLengthRecordDataset|SnapshotDataset|SaveDataset|LoadDataset|CacheDataset"
     r"|DistributedSave|DataService|CreateSummary(File|Db)Writer|LoadAndRemapMatrix|PrintV2"
-    r"|Debug(Numeric|Nan|Identity|Gradient)|PyFunc|EagerPyFunc|Rpc|RemoteCall|XlaCustomCall"
+    r"|(Experimental)?(CSVDataset|DatasetToTFRecord)|RecordInput|ImmutableConst|Skipgram|DumpTensor"
+    r"|(Save|SaveSlices|Restore|RestoreSlice|DTensorRestoreV2|Copy|CopyHost)$|GenerateVocabRemapping"
+    r"|FixedUnigramCandidateSampler|ListSnapshotChunks|SnapshotChunk|(Serialize|Initialize)TRT"
+    r"|RegisterDataset|Debug(Numeric|Nan|Identity|Gradient)|PyFunc|EagerPyFunc|Rpc|RemoteCall|XlaCustomCall"
     r"|FileSystemSetConfiguration|BigQuery|Experimental(LMDB|Sql|MatchingFiles|Snapshot)"
 )
 

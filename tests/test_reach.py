@@ -1,6 +1,7 @@
 """SavedModels that would do more than compute: told by their ops, before anything of them runs."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,7 +58,10 @@ def save(module: tf.Module, version: Path, answer: Callable[[tf.Tensor], tf.Tens
 
     tf.saved_model.save(module, str(version), signatures={"serving_default": serve})
     (version / "assets.extra").mkdir()
-    facts = {"graph": {"for": "any"}, "model": {"family": "bert"}, "labels": ["a"], "learned": {}}
+    facts = {
+        "graph": {"for": "any"}, "model": {"family": "bert"}, "labels": ["a"], "learned": {},
+        "kind": "text", "inputs": ["text"], "label_column": "label", "multi_label": False,
+    }  # fmt: skip
     (version / "assets.extra" / "espalier.json").write_text(json.dumps(facts))
     return version
 
@@ -69,6 +73,34 @@ def test_an_op_that_reaches_further_is_found_and_refused(op: str, tmp_path: Path
     for call in (Predictor, lambda folder: restore(str(folder))):
         with pytest.raises(ConfigError, match=f"not loaded, since it uses .*{op}"):
             call(version)
+
+
+# Arguments by which an op is told a place.
+PLACES = re.compile(
+    r"(file|dump|chunk|snapshot)_?(name|path|pattern|dir)s?$|.*_(file|dir|path)$|.*prefix(es)?$"
+    r"|filename|memory_region_name|address$|.*_urls?$|snapshot_path$"
+)
+# What every SavedModel has: variables and vocabularies. The rest names no files.
+HARMLESS = {
+    "SaveV2", "RestoreV2", "MergeV2Checkpoints", "ShardedFilename",
+    "InitializeTableFromTextFile", "InitializeTableFromTextFileV2",
+    "SetStatsAggregatorDataset", "ExperimentalSetStatsAggregatorDataset",
+}  # fmt: skip
+
+
+def test_every_op_that_is_told_a_place_is_known() -> None:
+    from tensorflow.core.framework import op_def_pb2
+    from tensorflow.python.client import pywrap_tf_session as session
+
+    content = session.TF_GetBuffer(session.TF_GetAllOpList())
+    ops = {op.name: op for op in op_def_pb2.OpList.FromString(content).op}
+    told = {
+        name
+        for name, op in ops.items()
+        if any(PLACES.match(one.name) for one in (*op.input_arg, *op.attr))
+    }
+    assert {"ReadFile", "SaveV2", "TFRecordDataset"} <= told
+    assert {name for name in told - HARMLESS if not reach._OPS.match(name)} == set()
 
 
 def test_what_would_run_at_loading_does_not(tmp_path: Path) -> None:
