@@ -97,12 +97,15 @@ def open_log(file: Path) -> IO[str]:
 
 
 def _filter() -> None:
-    """Copy standard input to standard output, line by line, without the secrets."""
+    """Copy standard input to standard output, line by line, without the secrets.
+
+    What a full disk does not take is lost: no run fails because of its log.
+    """
     for value, name in json.loads(os.environ[_VARIABLE]).items():
         hide(name, value)
     for line in sys.stdin.buffer:
-        sys.stdout.buffer.write(masked(line.decode("latin-1")).encode("latin-1"))
-        sys.stdout.buffer.flush()
+        with contextlib.suppress(OSError):
+            os.write(sys.stdout.fileno(), masked(line.decode("latin-1")).encode("latin-1"))
 
 
 if __name__ == "__main__":

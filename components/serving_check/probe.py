@@ -47,10 +47,10 @@ def probe(
     """
     client = Client(server.target, MODEL, wait=False)  # one that ends does not come back
     begin = time.perf_counter()
-    if why := wait_until_served(server, client):
-        raise Refusal(why)
-    ready = time.perf_counter() - begin
     try:
+        if why := wait_until_served(server, client):
+            raise Refusal(why)
+        ready = time.perf_counter() - begin
         return {"ready_seconds": round(ready, 3), **_measure(server, client, rows, inputs, kind)}
     except EspalierError as error:
         if fate := server.fate():

@@ -209,6 +209,19 @@ def test_the_log_is_whole_when_its_writer_is_killed(tmp_path: Path) -> None:
     assert log.read_text() == "before ${BEAM_KEY}\n"
 
 
+def test_a_log_on_a_full_disk_stops_nobody(tmp_path: Path) -> None:
+    """Nor does what writes it say so on the terminal."""
+    code = (
+        "import os, sys; from pathlib import Path; from espalier import masking;"
+        "from espalier.pipeline.progress import quiet; masking.hide('BEAM_KEY', sys.argv[1])\n"
+        "with quiet(Path('/dev/full')):\n"
+        " for _ in range(9): os.write(2, b'x' * 9999 + b'\\n')\n"
+        "print('done')"
+    )
+    done = subprocess.run([sys.executable, "-c", code, SECRET], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
 def test_the_screen_is_masked(tmp_path: Path) -> None:
     load(tmp_path, YAML.replace("${DATA}", str(tmp_path)).replace("${EPOCHS}", "1"))
     # Not a reference: only the stream can know it.
