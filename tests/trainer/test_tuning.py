@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tensorflow as tf
 
 from espalier.errors import ConfigError, DataError
 from espalier.trainer.families.bert import Settings
@@ -127,7 +128,14 @@ def test_a_search_in_which_all_fail_is_a_sentence(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir()), "the next run tries again"
 
 
-@pytest.mark.parametrize("error", [DataError("no rows"), OSError("No space left on device")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        DataError("no rows"),
+        OSError("No space left on device"),
+        tf.errors.ResourceExhaustedError(None, None, "write failed; No space left on device"),
+    ],
+)
 def test_what_no_other_trial_would_mend_ends_the_search(tmp_path: Path, error: Exception) -> None:
     def breaks(rate: float, ran: int) -> None:
         raise error

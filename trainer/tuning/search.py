@@ -28,6 +28,8 @@ from ..run import Job, fitted, gather, state_folder, with_values
 from ..settings import Train
 from .settings import Range, Tune, applied, value_of, words
 
+# What TensorFlow says of a full disk, which is no fault of the trial.
+_FULL = ("No space left on device", "Disk quota exceeded")
 _EPOCHS = "tuner/epochs"  # hyperband's word for how far a trial goes
 
 progress = logging.getLogger("espalier.progress")
@@ -176,6 +178,8 @@ class Search(base_tuner.BaseTuner):
         except (DataError, OSError) as error:
             raise FatalError(str(error)) from error
         except Exception as error:
+            if any(words in str(error) for words in _FULL):
+                raise FatalError(str(error)) from error
             logging.getLogger(__name__).exception("trial %d failed", number)
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             nothing = {"epochs": 0, "loss": None, "accuracy": None, "cut": False}
