@@ -23,6 +23,7 @@ from rich.console import Console
 from ruamel.yaml import YAML
 
 from ..errors import ConfigError, EspalierError
+from ..files import write_whole
 from ..serving.predictor import newest_version
 from ..trainer import states
 from ..trainer.compression.settings import Budget, Compress, Entry
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from ..trainer.compression.search import Found
 
 WORK = Path("runs", "compress")
+_PUBLISHED = "published"  # in the work folder, for a moment: the version's folder
 _ROOM = 100_000_000  # bytes, beside the versions
 # What sensitivity applies where no recipe is given: the defaults of the settings.
 DEFAULT_STEPS: list[dict[str, Any]] = [{"prune": {}}, {"cluster": {}}, {"quantize": {}}]
@@ -144,6 +146,9 @@ def compress(
         _check_base(trained, Path(base))
     work = _work("compress", trained, rows, settings.model_dump_json())
     with _at_work(work, console):
+        if version := _published(work, base):  # by a call that was killed as it cleaned up
+            _forget(work)
+            return Compressed(_read_report(work), True, version, work)
         from ..trainer.compression import recipe as recipe_  # its steps import TensorFlow
 
         files = write_split(rows, trained.version, trained.facts, work / "scratch" / "rows")
@@ -155,8 +160,24 @@ def compress(
         if not outcome.kept:
             return Compressed(outcome.report, False, outcome.version, work)
         version = _publish(outcome, base, trained, settings)
-        states.discard(work / "scratch")
+        write_whole(work / _PUBLISHED, str(version))
+        _forget(work)
     return Compressed(outcome.report, True, version, work)
+
+
+def _published(work: Path, base: str) -> Path | None:
+    """The version below `base` that a call has published whose scratch is not all gone."""
+    file = work / _PUBLISHED
+    version = Path(file.read_text(encoding="utf-8")) if file.exists() else None
+    return version if version and version.is_dir() and version.parent == Path(base) else None
+
+
+def _forget(work: Path) -> None:
+    """Remove what only an unfinished call needs; the note of what was published last."""
+    if (work / "scratch").exists():
+        states.discard(work / "scratch")
+    states.clear(work)
+    (work / _PUBLISHED).unlink(missing_ok=True)
 
 
 def _check_base(trained: Trained, base: Path) -> None:
@@ -182,8 +203,7 @@ def _publish(outcome: "Outcome", base: str, trained: Trained, recipe: Compress) 
         compression=outcome.report,
     )
     model, added = str(outcome.version), {publish.CONFIG: yaml, **card.files(facts)}
-    pushed = publish.newest(base)
-    if pushed and publish.is_copy(pushed.path, model):
+    if pushed := publish.published(model, base):
         publish.refresh(pushed, added, keep=push.keep)
     else:
         now = int(time.time())
@@ -364,6 +384,10 @@ def _at_work(work: Path, console: Console | None) -> Iterator[None]:
             traceback.print_exc()  # into the log
             written = [work, Path(tempfile.gettempdir())]
             raise explain(error, "The compression", log, written) from error
+
+
+def _read_report(work: Path) -> dict[str, Any]:
+    return dict(json.loads((work / "report.json").read_text(encoding="utf-8")))
 
 
 def _write_report(work: Path, report: dict[str, Any]) -> None:

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ValidationError
 
 from .. import reach
 from ..errors import ConfigError
@@ -33,6 +35,18 @@ class Restored:
     loaded: Any
 
 
+class Description(BaseModel):
+    """What is read of a version's description before its model is."""
+
+    kind: Literal["text", "image"]
+    inputs: list[str]
+    label_column: str
+    labels: list[str]
+    multi_label: bool
+    graph: dict[str, Any]
+    model: dict[str, Any]
+
+
 def described(version: str) -> dict[str, Any]:
     """The description of a version.
 
@@ -51,7 +65,19 @@ def described(version: str) -> dict[str, Any]:
             f"{version}: this version was exported by an older Espalier. Run its configuration "
             f"again."
         )
+    try:
+        Description.model_validate(facts)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise _strange(version, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     return facts
+
+
+def _strange(version: str, why: str) -> ConfigError:
+    return ConfigError(
+        f"{version}: its assets.extra/espalier.json is not as Espalier writes it ({why}). Take "
+        f"another version."
+    )
 
 
 def trained_facts(version: str) -> dict[str, Any]:
@@ -94,10 +120,7 @@ def restore(version: str) -> Restored:
         settings = family.Settings(**facts["model"])
         learned, classes = facts["learned"], len(facts["labels"])
     except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(
-            f"{version}: its assets.extra/espalier.json is not as Espalier writes it "
-            f"({str(error).splitlines()[0][:200]}). Take another version."
-        ) from None
+        raise _strange(version, str(error).splitlines()[0][:200]) from None
     plain = tf.autograph.experimental.do_not_convert
     model = plain(family.unroll)(settings, classes, learned, changed.get("layers"))
     loaded = tf.saved_model.load(version)

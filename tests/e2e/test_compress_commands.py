@@ -77,6 +77,17 @@ def test_nothing_but_the_report_stays_of_a_success(small: Compressed, folder: Pa
     assert left == {"report.json", "log.txt", ".lock"}
 
 
+def test_a_call_that_was_killed_as_it_cleaned_up_is_done_to_its_end(
+    small: Compressed, pushed: str, data: str, folder: Path
+) -> None:
+    work = folder / small.work
+    (work / ".gone-scratch").mkdir()
+    (work / "published").write_text(str(small.version))
+    again = compress(pushed, "recipe.yaml", data, str(folder / "small"))
+    assert again == small
+    assert {file.name for file in work.iterdir()} == {"report.json", "log.txt", ".lock"}
+
+
 def test_every_row_is_measured_or_trained_on_once(small: Compressed, pushed: str) -> None:
     measured = small.report["candidates"][0]["figures"]["rows"]
     assert 20 <= measured <= 65  # a tenth of 400, by a hash

@@ -106,6 +106,20 @@ def test_a_compressed_version_is_refused(tmp_path: Path) -> None:
         open_trained(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"kind": "sound"}, r"kind: Input should be 'text' or 'image'"),
+        ({"inputs": None}, r"inputs: Input should be a valid list"),
+        ({"labels": [["a"]]}, r"labels\.0: Input should be a valid string"),
+    ],
+)
+def test_a_strange_description_is_refused(tmp_path: Path, facts: dict[str, Any], said: str) -> None:
+    make_version(tmp_path / "1", **facts)
+    with pytest.raises(ConfigError, match=rf"not as Espalier writes it \({said}.*another version"):
+        open_trained(tmp_path)
+
+
 def test_a_version_without_its_configuration_is_refused(tmp_path: Path) -> None:
     make_version(tmp_path / "1")
     with pytest.raises(ConfigError, match=r"no assets\.extra/config\.yaml.*`espalier run`"):
