@@ -5,8 +5,8 @@ ones. Of a kept run everything stays that its components used or made, and every
 made from, whichever run made it. The metadata itself always stays.
 
 A kill at any moment loses nothing that is needed: first ML Metadata is told what is gone, in one
-step, then the files are deleted. What a kill left of them no live artifact names any more, and the
-next collection takes it.
+step, then the artifacts are deleted. What a kill left of them no live artifact names any more, and
+the next collection takes it.
 """
 
 import json
@@ -24,8 +24,7 @@ from ..files import write_whole
 from . import contents, leftovers, results, versions
 from .compress import WORK
 from .config import Config
-from .places import check_writable
-from .store import Graph, Node, alone, opened
+from .store import BEGUN, Graph, Node, alone, opened
 from .versions import History, Pushed, size_of
 
 KEEP = 3  # runs
@@ -128,7 +127,6 @@ def collect(
             pin, or something cannot be read, written or deleted.
     """
     opened(config.home, config.name)
-    check_writable(config.home, 0)
     with alone(config.home):
         if remove:
             leftovers.clear(config.home)
@@ -137,20 +135,34 @@ def collect(
         _change_pins(config, history, graph, list(pin), list(unpin))
         disk = _look(config, history, graph, keep)
         if remove:
-            history.store.mark_deleted(id_ for piece in disk.goes for id_ in piece.artifacts)
-            for piece in disk.goes:
-                _delete(piece.path)
+            _remove(config, history, disk.goes)
             gone = {id_ for piece in disk.goes for id_ in piece.artifacts}
             contents.forget(config.home, graph.uris.keys() - gone)
         return disk
 
 
+def _remove(config: Config, history: History, pieces: Sequence[Piece]) -> None:
+    """Delete the pieces; first what no metadata names, since on a full disk nothing can be noted
+    before there is some room."""
+    for piece in pieces:
+        if not piece.artifacts:
+            _delete(piece.path)
+    history.store.mark_deleted(id_ for piece in pieces for id_ in piece.artifacts)
+    for piece in pieces:
+        if piece.artifacts:
+            _delete(piece.path)
+    if not publish.is_remote(config.push.to) and Path(config.push.to).is_dir():
+        publish.clean(config.push.to)
+
+
 def _look(config: Config, history: History, graph: Graph, keep: int) -> Disk:
     kept = _kept(config, history, keep)
     needed = graph.needed(kept)
-    pieces = [
-        *_artifacts(config, graph, needed, _named(config, kept)),
-        *_by_time(config, history, set(kept), keep),
+    pieces = list(_artifacts(config, graph, needed, _named(config, kept)))
+    last = max((execution for made in graph.runs.values() for execution in made), default=0)
+    older = any(int(piece.path.name) > last for piece in pieces)
+    pieces += [
+        *_by_time(config, history, set(kept), keep, older),
         *_reports(config, history, set(kept)),
     ]
     rest = size_of(config.home) - sum(piece.size for piece in pieces)
@@ -311,8 +323,9 @@ def _artifacts(
 
 def _named(config: Config, kept: Iterable[str]) -> set[_Place]:
     """Artifacts that settings name, such as weights to train on from: this job's, those of kept
-    runs, and those of all other pipelines beside it."""
+    runs, and those of all other pipelines beside it, of what they have begun last as well."""
     texts = [config.to_yaml()]
+    texts += [file.read_text(encoding="utf-8") for file in Path(config.runs).glob(f"*/{BEGUN}")]
     for folder in Path(config.runs).glob("*/results"):
         own = folder.parent.name == config.home.name
         texts += [r.config for r in results.all_results(folder) if not own or r.run in kept]
@@ -320,8 +333,13 @@ def _named(config: Config, kept: Iterable[str]) -> set[_Place]:
     return {found for text in texts for found in place.findall(text)}
 
 
-def _by_time(config: Config, history: History, kept: set[str], keep: int) -> Iterator[Piece]:
-    """Logs and states: those last written before the oldest of the newest runs began may go."""
+def _by_time(
+    config: Config, history: History, kept: set[str], keep: int, older: bool
+) -> Iterator[Piece]:
+    """Logs and states: those last written before the oldest of the newest runs began may go.
+
+    With an `older` copy of the metadata, the numbers by which states know their inputs are given
+    again, to others: then no state stays."""
     starts = [_start(history.runs[run]) for run in _newest(history, keep)]
     since = min(starts, default=math.inf)
     read = (results.of_run(config.home / "results", run) for run in kept)
@@ -329,6 +347,7 @@ def _by_time(config: Config, history: History, kept: set[str], keep: int) -> Ite
     for kind in _BY_TIME:
         for path in sorted((config.home / kind).iterdir() if (config.home / kind).exists() else ()):
             stays = path.name in logs or _written(path) >= since
+            stays = stays and not (older and kind in leftovers.STATES)
             yield Piece(path, kind, "", _size(path), stays)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from ..trainer import states
 from .store import Store, database
 
-_STATES = ("training", "compression", "tuning")
+STATES = ("training", "compression", "tuning")
 
 
 def clear(home: Path) -> None:
@@ -30,7 +30,7 @@ def clear(home: Path) -> None:
 def clear_states(home: Path) -> None:
     """Remove the states of trainings whose results are in the metadata."""
     recorded: set[str] | None = None
-    for kind in _STATES:
+    for kind in STATES:
         states.clear(home / kind)
         for folder in (home / kind).glob("*/"):
             if made := states.made(folder):

@@ -1,6 +1,7 @@
 """The folders that a run writes to: can they be written, and is there room?"""
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _NOTE = ".temporary"  # names the folder of the process that writes to this one
 _PREFIX = "espalier-"
+_MAKE_ROOM = "Make room (`espalier gc` shows what of earlier runs can go)"
 _FULL = 1 << 20  # bytes; with fewer left, nothing of use can be written
 
 
@@ -80,16 +82,16 @@ def room(path: Path, needed_bytes: int) -> int:
             probe.write(b"\0")
             probe.flush()
     except OSError as error:
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise ConfigError(
-            f"{path}: the folder {folder} cannot be written to: {error.strerror}. Change its "
-            f"permissions or name another place."
+            f"{path}: the folder {folder} cannot be written to: {error.strerror}. "
+            f"{_MAKE_ROOM if is_full else 'Change its permissions'} or name another place."
         ) from None
     free = shutil.disk_usage(folder).free
     if free < needed_bytes:
         raise ConfigError(
             f"{path}: about {size_in_words(needed_bytes)} are needed, and {size_in_words(free)} "
-            f"are free in {folder}. Make room (`espalier gc` shows what of earlier runs can go) or "
-            f"name another place."
+            f"are free in {folder}. {_MAKE_ROOM} or name another place."
         )
     return free
 

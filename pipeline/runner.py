@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +19,8 @@ from rich.markup import escape
 from rich.spinner import Spinner
 from ruamel.yaml import YAML
 
-from ..errors import ComponentError, ConfigError, DataError, EspalierError, reason
+from ..errors import ComponentError, ConfigError, DataError, EspalierError, ServerError, reason
+from ..files import write_whole
 from ..serving.predictor import find_newest
 from ..terminal import Screen
 from ..trainer import families, images, workers
@@ -29,7 +31,7 @@ from .config import Config
 from .places import full, is_unfinished, temporary
 from .progress import Reporter, live, quiet, shown
 from .results import RunResult
-from .store import Node, Output, Store, alone, check_format, database
+from .store import BEGUN, Node, Output, Store, alone, check_format, database, follow_clock, is_busy
 
 Runner = Literal["local", "beam"]
 Part = tuple[str | None, str | None, str | None]  # from, to, the run that --from builds on
@@ -80,7 +82,7 @@ def run(
     if config.train.distribute == "multi_worker":
         if is_follower(config):
             raise ConfigError("TF_CONFIG: this is not worker 0, which alone runs the line.")
-        with workers.leading(config.home):
+        with workers.leading(config.home, partial(is_busy, config.home)):
             return _run(config, runner, (from_node, to_node), cache, accept, console)
     return _run(config, runner, (from_node, to_node), cache, accept, console)
 
@@ -111,6 +113,8 @@ def _run(
         raise
     with lock, temporary(config.home):
         try:
+            write_whole(config.home / BEGUN, config.to_yaml())
+            _follow_clock(config.home, screen)
             leftovers.clear(config.home)
             versions.finish_rollback(config)
             base = _base_run(config, data, start, from_node) if from_node else None
@@ -181,6 +185,12 @@ def _settled(config: Config, screen: Console) -> Config:
     for warning in preflight.missing_spans(config):
         screen.print(f"[yellow]warning:[/] {escape(warning)}", highlight=False, soft_wrap=True)
     return config.settled()
+
+
+def _follow_clock(home: Path, screen: Console) -> None:
+    if (late := follow_clock(home)) >= 1:
+        said = f"the clock is {late:,.0f} seconds behind what earlier runs noted, which is set back"
+        screen.print(f"[yellow]warning:[/] {said}.", highlight=False, soft_wrap=True)
 
 
 def _look(config: Config, options: dict[str, Any], screen: Console) -> None:
@@ -495,7 +505,9 @@ def explain(
     for one in chain:
         if isinstance(one, EspalierError):
             said = str(one).removeprefix(f"{node}: ")
-            return type(one)(f"{node}: {said}" if node else said)
+            # A ServerError is made of a code, too; the server was a component's.
+            kind = ComponentError if isinstance(one, ServerError) else type(one)
+            return kind(f"{node}: {said}" if node else said)
     if not isinstance(error, Exception):  # Ctrl-C
         return error
     last = str(chain[-1]).strip() or type(chain[-1]).__name__

@@ -3,6 +3,7 @@
 import json
 import re
 import sqlite3
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
@@ -22,6 +23,15 @@ _DONE = {3: "done", 4: "failed", 5: "cached", 6: "cancelled", 2: "running", 1: "
 BASELINE = "baseline_model"
 # Of what stands in a pipeline's folder: one more when an older Espalier would misread it.
 _FORMAT, _FORMAT_FILE = 1, "format"
+BEGUN = "begun.yaml"  # in a pipeline's folder: the configuration of the newest run, be it killed
+# Milliseconds, by the tables of ML Metadata's schema (metadata_source_query_config.cc).
+_TIMES = {
+    **dict.fromkeys(
+        ("Execution", "Artifact", "Context"),
+        ("create_time_since_epoch", "last_update_time_since_epoch"),
+    ),
+    "Event": ("milliseconds_since_epoch",),
+}
 _PATIENCE = 10.0  # seconds; a run holds the file for moments alone
 
 
@@ -121,21 +131,36 @@ def alone(home: Path, instead: str = "") -> AbstractContextManager[Any]:
             f"{home}: another run of this pipeline is going on, or `espalier gc`. Wait for "
             f"it{instead}."
         ) from None
-    write_whole(home / _FORMAT_FILE, f"{_FORMAT}\n")
+    if _format(home) != _FORMAT:  # `gc` must do on a full disk
+        write_whole(home / _FORMAT_FILE, f"{_FORMAT}\n")
     return lock
+
+
+def is_busy(home: Path) -> bool:
+    """Whether a run or a collection of a pipeline is going on."""
+    try:
+        with FileLock(home / ".lock").acquire(blocking=False):
+            return False
+    except Timeout:
+        return True
+    except OSError:  # no folder yet
+        return False
 
 
 def check_format(home: Path) -> None:
     """Raise ConfigError if a newer Espalier has written to a pipeline's folder."""
-    try:
-        found = int((home / _FORMAT_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return  # begun before there was such a file, or spoilt
-    if found > _FORMAT:
+    if (found := _format(home)) > _FORMAT:
         raise ConfigError(
             f"{home}: a newer Espalier has written here (its format is {found}, and this one knows "
             f"{_FORMAT}). Upgrade Espalier, or give the pipeline another `name:` to begin anew."
         )
+
+
+def _format(home: Path) -> int:
+    try:
+        return int((home / _FORMAT_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return 0  # begun before there was such a file, or spoilt
 
 
 def database(home: Path) -> Path:
@@ -220,6 +245,38 @@ def _ask(file: Path, query: str) -> Any:
             f"{file}: another program holds the pipeline's metadata. End it, or wait, and give the "
             f"command again."
         ) from None
+
+
+def follow_clock(home: Path) -> float:
+    """Set back what earlier runs have noted, by as much as the clock was set back since.
+
+    ML Metadata gives executions a hundred at a time (`get_executions_by_context`), by time and by
+    number at once: one that is newer than a hundred others by its number, and older by its time,
+    is left out, and TFX finds nothing of what it made.
+
+    Only while `alone` is held.
+
+    Returns:
+        seconds; 0 if nothing was noted in the future.
+
+    Raises:
+        ConfigError: the metadata cannot be written.
+    """
+    file = database(home)
+    if not file.exists():
+        return 0.0
+    newest = _ask(file, "SELECT max(create_time_since_epoch) FROM Execution") or 0
+    late = newest - int(1000 * time.time())
+    if late <= 0:
+        return 0.0
+    try:
+        with closing(sqlite3.connect(file, timeout=_PATIENCE)) as metadata, metadata:
+            for table, columns in _TIMES.items():
+                changes = ", ".join(f"{column} = {column} - ?" for column in columns)
+                metadata.execute(f"UPDATE {table} SET {changes}", [late + 1] * len(columns))
+    except sqlite3.Error as error:
+        raise ConfigError(f"{file}: cannot be written: {error}.") from error
+    return late / 1000
 
 
 def _unreadable(file: Path, error: str) -> str:

@@ -77,11 +77,12 @@ def current() -> Worker:
 
 
 @contextmanager
-def leading(home: Path) -> Iterator[None]:
+def leading(home: Path, others: Callable[[], bool]) -> Iterator[None]:
     """What the chief does inside is one run, at the end of which nobody waits for it any longer.
 
     Args:
         home: the pipeline's folder, which all workers see.
+        others: whether another run of it is going on, for whose end this one's would be taken.
     """
     outcome = "was killed"
     try:
@@ -91,7 +92,8 @@ def leading(home: Path) -> Iterator[None]:
         outcome = str(error) or type(error).__name__
         raise
     finally:
-        _write(_over(home), {"outcome": outcome})
+        if not others():
+            _write(_over(home), {"outcome": outcome})
 
 
 def forget(home: Path) -> None:

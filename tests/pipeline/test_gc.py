@@ -23,6 +23,7 @@ from espalier import ConfigError, RunResult
 from espalier.pipeline import collecting, runner, versions
 from espalier.pipeline.cli import app
 from espalier.pipeline.collecting import collect
+from espalier.pipeline.store import BEGUN
 from espalier.serving.predictor import find_newest
 
 _found = importlib.util.spec_from_file_location(
@@ -299,6 +300,43 @@ def test_weights_that_another_job_starts_from_stay(line: Line) -> None:
     collect(line.config, 0, remove=True)
     assert (weights / "file").exists()
     assert not (weights.parents[1] / "model" / weights.name).exists()
+
+
+def test_weights_that_a_killed_run_of_another_job_has_begun_with_stay(line: Line) -> None:
+    """It left no result; its configuration was noted as it began."""
+    for change in (1, 2, 3, 4):
+        line.run(settings=change)
+    weights = min(line.home.glob("artifacts/Trainer/model_run/*"), key=lambda p: int(p.name))
+    begun = line.folder / "runs" / "other" / BEGUN
+    begun.parent.mkdir()
+    begun.write_text(f"model:\n  weights: {weights}/weights.h5\n")
+    collect(line.config, 0, remove=True)
+    assert (weights / "file").exists()
+
+
+def test_no_state_outlives_artifacts_whose_numbers_are_given_again(line: Line) -> None:
+    """With an older copy of the metadata: a state is known by the numbers of what it read."""
+    line.run()
+    state = line.home / "training" / "aa" / "state.json"
+    state.parent.mkdir(parents=True)
+    state.write_text("x")
+    collect(line.config, 1, remove=True)
+    assert state.exists()
+    (line.home / "artifacts" / "Transform" / "transform_graph" / "999").mkdir()
+    collect(line.config, 1, remove=True)
+    assert not state.exists()
+
+
+def test_what_a_killed_push_or_removal_has_left_goes(line: Line) -> None:
+    line.run()
+    for name in (".espalier-push-aa", ".espalier-old-5-bb"):
+        (line.models / name).mkdir()
+    before = set(os.listdir(line.models))
+    collect(line.config, 1)
+    assert set(os.listdir(line.models)) == before
+    collect(line.config, 1, remove=True)
+    assert not [name for name in os.listdir(line.models) if name.startswith(".espalier-p")]
+    assert not [name for name in os.listdir(line.models) if name.startswith(".espalier-o")]
 
 
 def test_a_moved_pipeline_is_still_known(line: Line) -> None:

@@ -2,16 +2,19 @@
 
 import io
 import itertools
+import json
 import os
 import subprocess
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import markupsafe
 import pytest
+from filelock import FileLock
 from rich.console import Console
 
 from espalier import (
@@ -22,15 +25,16 @@ from espalier import (
     DataError,
     EspalierError,
     RunResult,
+    ServerError,
     run,
 )
-from espalier.pipeline import report, results, runner
+from espalier.pipeline import report, results, runner, store
 from espalier.pipeline.places import temporary
 from espalier.pipeline.progress import quiet
 from espalier.pipeline.results import Component
 from espalier.pipeline.runner import explain
 from espalier.pipeline.store import database
-from espalier.trainer import families
+from espalier.trainer import families, workers
 
 LOG = Path("runs/reviews/logs/1.log")
 
@@ -50,8 +54,30 @@ def test_a_sentence_of_our_own_is_kept_whole(kind: type[EspalierError]) -> None:
     assert str(said) == "DataGate: a.csv:3: bad."
 
 
+def test_what_a_server_refused_is_the_components_fault() -> None:
+    said = explain(chained(RuntimeError("x"), ServerError("UNAVAILABLE", "it is gone.")), "A", LOG)
+    assert isinstance(said, ComponentError)
+    assert str(said) == "A: it is gone."
+
+
 def test_an_error_outside_of_components_has_no_name_before_it() -> None:
     assert str(explain(ConfigError("no place."), "", LOG)) == "no place."
+
+
+def test_a_refused_run_is_not_the_end_of_the_one_that_goes_on(tmp_path: Path) -> None:
+    """Other workers train on with that one's chief."""
+    over = tmp_path / "training" / "workers-over.json"
+
+    def refused() -> None:
+        with workers.leading(tmp_path, partial(store.is_busy, tmp_path)):
+            raise ConfigError("another run is going on")
+
+    with FileLock(tmp_path / ".lock"), pytest.raises(ConfigError):
+        refused()
+    assert not over.exists()
+    with pytest.raises(ConfigError):
+        refused()
+    assert json.loads(over.read_text()) == {"outcome": "another run is going on"}
 
 
 SYSTEM = {

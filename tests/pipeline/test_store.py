@@ -122,3 +122,29 @@ def test_a_part_is_built_on_the_last_run_whatever_the_clock_said(line: Line) -> 
     for file in (line.home / "results").glob(f"{last.id.replace(':', '-')}*"):
         os.utime(file, (0, 0))
     assert runner._base_run(line.config, "", "", "Evaluator") == last.id
+
+
+@pytest.mark.parametrize("follows", [False, True])
+def test_after_the_clock_was_set_back_a_new_execution_is_found(line: Line, follows: bool) -> None:
+    """ML Metadata leaves out one that is older by its time than a hundred others."""
+    while store._last_execution(line.home) < 120:
+        line.run(settings=store._last_execution(line.home))
+    for table in ("Execution", "Artifact", "Context"):
+        changes = [f"{when}_time_since_epoch = {when}_time_since_epoch + 86400000"
+                   for when in ("create", "last_update")]  # fmt: skip
+        execute(f"UPDATE {table} SET {', '.join(changes)}")(store.database(line.home))
+    before = {
+        run: [node.name for node in nodes]
+        for run, nodes in store.Store(line.home).history().items()
+    }
+    late = store.follow_clock(line.home) if follows else 0
+    assert late == pytest.approx(86400 * follows, abs=600)
+    assert {
+        r: [n.name for n in nodes] for r, nodes in store.Store(line.home).history().items()
+    } == before
+    line.run(settings=-1)
+    opened = store.Store(line.home)._store
+    (context,) = opened.get_contexts_by_type("pipeline")
+    found = {execution.id for execution in opened.get_executions_by_context(context.id)}
+    assert (store._last_execution(line.home) in found) == follows
+    assert store.follow_clock(line.home) == (0 if follows else pytest.approx(86400, abs=600))
