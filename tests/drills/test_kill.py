@@ -30,6 +30,7 @@ def _load(file: Path) -> Any:
 
 killing = _load(Path(__file__).with_name("killing.py"))
 jobs = _load(TESTS / "e2e" / "conftest.py")
+pictures = _load(TESTS / "e2e" / "test_images.py")
 simulated = _load(TESTS / "pipeline" / "simulated.py")
 after, ended, once, runs = killing.after, killing.ended, killing.once, killing.runs
 published, staging = killing.published, killing.staging
@@ -134,6 +135,29 @@ def _whole_rounds(line: Any, place: Place, yaml: str, make: Any, seeded: random.
         kill_all(place, ["run", yaml], line, seeded, moments(place, seeded))
         with line.attempt(f"the end of round {number + 1}"):
             check_end(place, yaml, calm)
+
+
+def test_a_run_of_pictures(
+    drill: Callable[[str], Any], times: Times, tmp_path: Path, seeded: random.Random
+) -> None:
+    if not times(0, 1):
+        pytest.skip("the long form alone")
+    line = drill("kill -9 of a run of pictures")
+    train = {"epochs": 3, "batch_size": 16, "optimizer": "sgd", "precision": "float32"}
+    for name in ("calm", "killed"):
+        pictures.write_folders(tmp_path / name / "data")
+        config = pictures.image_config(tmp_path / name, train=train, evaluate={})
+        (tmp_path / name / "job.yaml").write_text(config.to_yaml())
+    calm, place = (killing.Place(tmp_path / one, name="textures") for one in ("calm", "killed"))
+    calm.done("run", "job.yaml")
+    place.usual = killing.usual(calm.log())
+    names = ["ExampleGen"] * 5 + ["StatisticsGen", "Transform", "Trainer", "Trainer", "Evaluator"]
+    shares = [seeded.uniform(0, 1.05) for _ in names]
+    found = [(f"in {n}, after {s:.2f}", runs(n, s)) for n, s in zip(names, shares, strict=True)]
+    found += [("behind the publishing", once(published))]
+    kill_all(place, ["run", "job.yaml"], line, seeded, found)
+    with line.attempt("the end"):
+        check_end(place, "job.yaml", calm)
 
 
 def test_a_run_that_searches_and_compresses(

@@ -297,9 +297,19 @@ def test_outputs_on_a_full_disk(done: Job, drill: Any, tmp_path: Path) -> None:
                 assert found.returncode == 2, found
                 assert "error: " in found.stderr and "No space left" in found.stderr, found.stderr
                 assert "Traceback" not in found.stderr and "Exception" not in found.stderr
-    with line.attempt("report, gc and plan with no room in the runs"):
+    with line.attempt("gc makes room where there is none"):
+        old = done.config().home / "logs" / "20200101-000000.log"
+        old.write_bytes(bytes(500 * KIB))
+        os.utime(old, (0, 0))
         done.disk.leave(0)
-        for words in (["report"], ["gc"], ["plan", "--set", "train.epochs=7"]):
+        for words in (["gc"], ["gc", "--yes"]):
+            told = done.cli(*words)
+            assert told.exit_code == 0, told.output
+            assert old.exists() == (words == ["gc"])
+        done.disk.empty()
+    with line.attempt("report and plan with no room in the runs"):
+        done.disk.leave(0)
+        for words in (["report"], ["plan", "--set", "train.epochs=7"]):
             told = done.cli(*words)
             assert told.exit_code == 2 and isinstance(told.exception, SystemExit), told.output
         done.disk.empty()
@@ -313,7 +323,7 @@ def test_compress_on_a_full_disk(
     line = drill("the disk fills up in compress")
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("steps: [{distill: {layers: 1, epochs: 2}}, {quantize: {}}]\n")
-    for disk in mounted(tmp_path / "small", "60m"):
+    for disk in mounted(tmp_path / "small", "200m"):
         small = disk.folder / "small"
         command = ["compress", str(done.models), "--recipe", str(recipe), "--to", str(small)]
         command += ["--data", str(done.folder / "data.csv")]
