@@ -263,9 +263,9 @@ def follow_clock(home: Path) -> float:
         ConfigError: the metadata cannot be written.
     """
     file = database(home)
-    if not file.exists():
-        return 0.0
-    newest = _ask(file, "SELECT max(create_time_since_epoch) FROM Execution") or 0
+    newest = 0
+    with suppress(sqlite3.Error):  # whoever opens it next says what is wrong with it
+        newest = _ask(file, "SELECT max(create_time_since_epoch) FROM Execution") or 0
     late = newest - int(1000 * time.time())
     if late <= 0:
         return 0.0

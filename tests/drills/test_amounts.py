@@ -10,6 +10,7 @@ import itertools
 import random
 import re
 import resource
+import shutil
 import struct
 import subprocess
 import sys
@@ -124,33 +125,37 @@ def measured(yaml: Path, limit: int = 0) -> tuple[int, int, str]:
     return process.returncode, most[0], said
 
 
-def pictures(folder: Path, count: int) -> int:
-    """Noise in two shades, 30 KB each; returns the files' bytes."""
+def pictures(folder: Path, size: int) -> int:
+    """Noise in two shades, 200 KB each, so many bytes in all; returns how many there are."""
     rng = np.random.default_rng(1)
+    count = max(60, size // 203_000)
     for number in range(count):
         place = folder / ("dark", "light")[number % 2] / f"{number}.png"
         place.parent.mkdir(parents=True, exist_ok=True)
-        pixels = rng.integers(0, 128, (100, 100, 3)) + 128 * (number % 2)
+        pixels = rng.integers(0, 128, (260, 260, 3)) + 128 * (number % 2)
         Image.fromarray(pixels.astype("uint8")).save(place, compress_level=0)
-    return sum(file.stat().st_size for file in folder.rglob("*.png"))
+    return count
 
 
-def test_rows_of_four_times_the_memory_that_is_left(
+def test_rows_of_four_times_the_memory(
     tmp_path: Path, drill: Any, times: Callable[[int, int], int]
 ) -> None:
     if not times(0, 1):
-        pytest.skip("two runs of minutes: with --long")
-    line = drill("rows of four times the memory left")
+        pytest.skip("minutes: with --long")
+    line = drill("rows of four times the memory")
     model = "{family: resnet, start: resnet20, size: 16}"
-    pictures(tmp_path / "few", 60)
+    pictures(tmp_path / "few", 0)
     few = job(tmp_path / "floor", f"{{images: {tmp_path}/few}}", model)
     code, floor, said = measured(few)
     assert code == 0, said
-    size = pictures(tmp_path / "many", 20_000)
+    limit = floor * 13 // 10
+    count = pictures(tmp_path / "many", 4 * limit)
     yaml = job(tmp_path / "job", f"{{images: {tmp_path}/many}}", model)
-    with line.attempt(f"{size // MIB} MiB of pictures in {floor // MIB} + {size // 4 // MIB} MiB"):
-        code, _, said = measured(yaml, floor + size // 4)
+    with line.attempt(f"{count:,} pictures of 200 KB in {limit // MIB:,} MiB"):
+        code, _, said = measured(yaml, limit)
         assert code == 0, said[-2000:]
+    for name in ("many", "job"):
+        shutil.rmtree(tmp_path / name)  # gigabytes
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
