@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import random
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -246,7 +247,9 @@ def test_compress(
     ]
     for what, when in found:
         with line.attempt(what), small.watched():
-            small.killed(when, *command)
+            if not small.killed(when, *command):
+                line.tries -= 1  # it had ended before, and another call publishes anew
+                shutil.rmtree(small.models)
             killing.check_served(small)
     with line.attempt("the end"):
         small.done(*command)

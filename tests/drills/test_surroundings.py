@@ -335,13 +335,17 @@ def test_compress_on_a_full_disk(
         moments += [f"{work}/versions/*", "small/.espalier-push-*"]
         for pattern, kib in ((one, kib) for one in moments for kib in (0, 30)):
             with line.attempt(f"at {pattern}, {kib} KiB left"):
-                shutil.rmtree(disk.folder / "runs", ignore_errors=True)
+                for place in ("runs", "small"):
+                    shutil.rmtree(disk.folder / place, ignore_errors=True)
                 code, said = filled_at(disk, pattern, kib, command)
+                assert "Traceback" not in said, said
+                if not code and pattern == moments[-1]:  # it was done before the disk was full
+                    assert Predictor(small).predict(["the soup was lovely"])
+                    continue
                 assert code in (2, 3), said
                 # As the paths were given: from the disk, where the command was called.
                 assert "runs/compress/" in said or str(disk.folder) in said, said
                 assert "full" in said or "are free in" in said, said
-                assert "Traceback" not in said, said
                 assert not list(small.glob("[0-9]*")), "a version is there"
         with line.attempt("the same command, once there is room"):
             code, said = filled_at(disk, "never", 0, command)
@@ -359,8 +363,9 @@ def filled_at(disk: Disk, pattern: str, kib: int, command: list[str]) -> tuple[i
     )  # fmt: skip
     while process.poll() is None:
         if any(disk.folder.glob(pattern)):
-            disk.leave(kib)
-            break
+            with contextlib.suppress(OSError):  # it has taken the room meanwhile: once more
+                disk.leave(kib)
+                break
         time.sleep(0.001)
     said, _ = process.communicate()
     disk.empty()
