@@ -92,9 +92,7 @@ def refresh(version: Version, added: Mapping[str, str], *, keep: int | None) -> 
     if is_remote(version.path):
         return
     base = os.path.dirname(version.path)
-    with destination_errors(version.path, ""), _only_push(base) as (_, alone):
-        if alone:
-            _clean(base)
+    with destination_errors(version.path, ""), _only_push(base):
         # Outside the version, or what a kill leaves would be one of its files for ever.
         staging = Path(base, _STAGING + uuid.uuid4().hex)
         staging.mkdir()
@@ -115,18 +113,15 @@ def remove(base: str, name: str) -> None:
 
     A push that goes on meanwhile is waited for: it would clean up behind us.
     """
-    with _only_push(base) as (_, alone):
-        if alone:
-            _clean(base)
+    with _only_push(base):
         _remove(base, name)
 
 
 def clean(base: str) -> None:
     """Removes what killed pushes and removals have left in a local folder, hidden."""
     if any(name.startswith((_STAGING, _RETIRED)) for name in os.listdir(base)):
-        with _only_push(base) as (_, alone):
-            if alone:
-                _clean(base)
+        with _only_push(base):
+            pass
 
 
 def newest(base: str) -> Version | None:
@@ -209,9 +204,7 @@ def _publish_local(
     model: str, base: str, keep: int | None, now: int, added: Mapping[str, str]
 ) -> Version:
     os.makedirs(base, exist_ok=True)
-    with _only_push(base) as (last, alone):
-        if alone:
-            _clean(base)
+    with _only_push(base) as last:
         # Not tempfile.mkdtemp: its mode 0700 would lock out a server run by another user.
         staging = os.path.join(base, _STAGING + uuid.uuid4().hex)
         try:
@@ -225,21 +218,22 @@ def _publish_local(
 
 
 @contextmanager
-def _only_push(base: str) -> Iterator[tuple[IO[str], bool]]:
-    """Yields the file that remembers the last number, and whether we hold it alone.
+def _only_push(base: str) -> Iterator[IO[str]]:
+    """Yields the file that remembers the last number, once what killed pushes left is gone.
 
-    The kernel lets go of the lock when a pusher is killed. A file system without locks
-    (some NFS mounts) gives False: then what other pushes may be writing is left alone.
+    The kernel lets go of the lock when a pusher is killed. On a file system without locks (some
+    NFS mounts) others may be at work: then what they may be writing is left alone.
     """
     # Neither "a+", which writes at the end alone, nor "w+", which begins by losing the number.
     file = os.open(os.path.join(base, LAST_PUSH), os.O_RDWR | os.O_CREAT, 0o666)
     with open(file, "r+", encoding="ascii", errors="replace") as last:
         try:
             fcntl.flock(last, fcntl.LOCK_EX)
-            alone = True
         except OSError:
-            alone = False
-        yield last, alone
+            pass
+        else:
+            _clean(base)
+        yield last
 
 
 def _clean(base: str) -> None:
@@ -316,14 +310,18 @@ def _publish_remote(
 
 def _retire_remote(base: str, keep: int | None, pushed: Version) -> None:
     """As `_retire_local`; what fails must not seem to be the push, which would be done again."""
-    fileio, what = _fileio(), f"old versions below {base}"
+    fileio = _fileio()
     try:
-        for old in _too_old(base, fileio.listdir(base), keep, pushed):
-            what = f"the old version {old.path}"
+        old_ones = _too_old(base, fileio.listdir(base), keep, pushed)
+    except Exception as error:  # each file system has its own
+        logging.warning("Could not look for old versions below %s: %s", base, error)
+        return
+    for old in old_ones:
+        try:
             fileio.remove(os.path.join(old.path, SAVED_MODEL))
             fileio.rmtree(old.path)
-    except Exception as error:  # each file system has its own
-        logging.warning("Could not remove %s: %s", what, error)
+        except Exception as error:
+            logging.warning("Could not remove the old version %s: %s", old.path, error)
 
 
 # --- both ------------------------------------------------------------------------------------
