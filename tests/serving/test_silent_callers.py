@@ -76,17 +76,18 @@ def test_in_a_crowd_they_are_ended_sooner(start, silent, monkeypatch, tools):
 
 
 def test_threads_that_make_up_for_silent_calls_end_with_them(start, silent, tools):
-    def threads() -> int:
-        return sum(one.name == "grpc" for one in threading.enumerate())
+    def threads() -> set[threading.Thread]:
+        return {one for one in threading.enumerate() if one.name == "grpc"}
 
-    before, door = threads(), start()
+    before = threads()  # those of other tests' servers, which may end meanwhile
+    door = start()
     calls = [silent(door, PREDICT) for _ in range(10)]
-    tools.until(lambda: threads() > before + 2 + 10)
+    tools.until(lambda: len(threads() - before) > 2 + 10)
     for call in calls:
         call.cancel()
-    tools.until(lambda: threads() == before + 2)
+    tools.until(lambda: len(threads() - before) == 2)
     door.server.stop(0)
-    tools.until(lambda: threads() == before)
+    tools.until(lambda: not threads() - before)
 
 
 def test_without_the_token_no_message_is_waited_for(start, silent, tmp_path):
