@@ -16,9 +16,7 @@ from tfx.components.example_gen.import_example_gen import executor as tfrecord_e
 from tfx.components.example_validator.component import ExampleValidator
 from tfx.components.schema_gen.component import SchemaGen
 from tfx.components.schema_gen.import_schema_gen.component import ImportSchemaGen
-from tfx.components.statistics_gen.component import StatisticsGen
 from tfx.components.trainer.component import Trainer
-from tfx.components.transform.component import Transform
 from tfx.dsl.components.base import executor_spec
 from tfx.dsl.components.common.resolver import Resolver
 from tfx.orchestration import metadata
@@ -27,6 +25,7 @@ from tfx.proto import example_gen_pb2, pusher_pb2, trainer_pb2, transform_pb2
 from tfx.types import Channel
 from tfx.types.standard_artifacts import Model, PushedModel
 
+from ..components.batches import StatisticsGen, Transform
 from ..components.by_content import FileBasedExampleGen, pack
 from ..components.compressor import Compressor
 from ..components.data_gate import DataGate
