@@ -1,20 +1,40 @@
-"""HDF5 files of strangers: only what lies in the file itself is read, and no more than it holds.
+"""HDF5 files: strangers' are read with care, and ours are written without harm on a full disk.
 
-The format can name other files as the place of a group or of an array's bytes (external links,
-external storage, virtual datasets), and a file of 2 kB can announce an array of a terabyte.
+Only what lies in the file itself is read, and no more than it holds: the format can name other
+files as the place of a group or of an array's bytes (external links, external storage, virtual
+datasets), and a file of 2 kB can announce an array of a terabyte.
 """
 
+import io
 import mmap
 import os
 import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..files import write_whole
+
 if TYPE_CHECKING:
     import numpy as np
+    import tf_keras as keras
 
 _HEAP = b"GCOL\1\0\0\0"  # how a global heap begins
 _DENSEST = 20  # how many times larger an array may be than what is stored of it
+
+
+def save_weights(model: "keras.Model", file: Path) -> None:
+    """Write a model's weights as Keras's `save_weights` does, whole or not at all.
+
+    HDF5 writes to memory here. Of a file it keeps what a full disk did not take, tries again at the
+    process's end, and then crashes (2.0: SIGSEGV), whatever was caught before.
+    """
+    import h5py
+    from tf_keras.src.saving.legacy import hdf5_format
+
+    content = io.BytesIO()
+    with h5py.File(content, "w") as opened:
+        hdf5_format.save_weights_to_hdf5_group(opened, model)
+    write_whole(file, content.getbuffer())
 
 
 def member(group: Any, path: str) -> Any:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
 from . import augment as augment_
-from . import continued, families, hardware, states, workers
+from . import continued, families, hardware, hdf5, states, workers
 from .export import Columns, export
 from .fit import State, fit
 from .input import Source, batches, label_counts, weighted
@@ -90,7 +90,7 @@ def train(given: dict[str, Any], state_dir: Path, chief: bool = True) -> None:
         _export(job, unrolled, learned)
         _keep_history(state, given)
         if job.rows.pixel_shapes:  # what another training can start from, by model.weights
-            unrolled.save_weights(os.path.join(given["model_run_dir"], WEIGHTS))
+            hdf5.save_weights(unrolled, Path(given["model_run_dir"], WEIGHTS))
         states.finish(state_dir, given["model_run_dir"])
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import tf_keras as keras
 
 from espalier.errors import CheckpointError
 from espalier.trainer import hdf5, keras_weights
@@ -148,3 +150,38 @@ def test_a_keras_file_that_unpacks_to_far_more(tmp_path: Path) -> None:
     file = write_keras(tmp_path / "a.keras", {"config": {"layers": []}}, bytes(10_000_000))
     with pytest.raises(CheckpointError, match="unpacks to 10,000,000 bytes"):
         keras_weights.read(file)
+
+
+def test_a_full_disk_does_not_crash_the_process(tmp_path: Path) -> None:
+    """HDF5 would, at its end, whatever was caught: so it does not write the file itself."""
+    code = """
+import resource, sys
+from pathlib import Path
+import tf_keras as keras
+from espalier.trainer import hdf5
+model = keras.Sequential([keras.layers.Dense(64, input_shape=(64,)) for _ in range(20)])
+resource.setrlimit(resource.RLIMIT_FSIZE, (64_000, 64_000))  # what is written beyond is refused
+try:
+    hdf5.save_weights(model, Path(sys.argv[1]))
+except OSError as error:
+    print("refused:", error)
+"""
+    file = tmp_path / "weights.h5"
+    command = [sys.executable, "-c", code, str(file)]
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (told.returncode, told.stdout[:8]) == (0, "refused:"), told.stderr
+    assert not file.exists()
+
+
+def test_weights_are_written_as_keras_writes_them(tmp_path: Path) -> None:
+    model = keras.Sequential([keras.layers.Dense(3, input_shape=(2,), name="one")])
+    model.save_weights(tmp_path / "theirs.h5")
+    hdf5.save_weights(model, tmp_path / "ours.h5")
+    found = []
+    for name in ("theirs.h5", "ours.h5"):
+        with h5py.File(tmp_path / name) as file:
+            found.append((dict(file.attrs), file["one/one/kernel:0"][:].tolist()))
+    assert str(found[0]) == str(found[1])
+    again = keras.Sequential([keras.layers.Dense(3, input_shape=(2,), name="other")])
+    again.load_weights(tmp_path / "ours.h5")
+    assert np.array_equal(again.get_weights()[0], model.get_weights()[0])

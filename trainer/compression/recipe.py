@@ -13,6 +13,7 @@ from typing import Any
 
 from ...errors import ConfigError
 from ...files import write_whole
+from .. import hdf5
 from . import budget as budgets
 from .cluster import cluster
 from .distill import distill
@@ -155,7 +156,7 @@ def _tried(
 
 def _save(candidate: Candidate, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    candidate.model.save_weights(str(file.with_suffix(".h5")))
+    hdf5.save_weights(candidate.model, file.with_suffix(".h5"))
     facts = {
         "layers": candidate.layers,
         "formats": dict(candidate.formats),
