@@ -1,18 +1,16 @@
-"""TFX's StatisticsGen and Transform, whose batches of rows have a bound in bytes.
+"""Batches of rows that have a bound in bytes, for StatisticsGen, Transform and the Evaluator.
 
-TFX lets Beam find a batch's size, up to 1,000 rows, of whatever size those are: with photographs
-Transform took gigabytes. tfx_bsl can count bytes instead (20 MiB a batch); a flag of absl's turns
-that on, which no argument of the two reaches.
+TFX lets Beam find the size of a batch by the time it takes, up to 1,000 rows of any size: with
+photographs Transform took gigabytes. No argument of the three reaches that.
 """
 
 import contextlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 from unittest import mock
 
-from absl import flags
 from tfx.components.statistics_gen import component as statistics_gen
 from tfx.components.statistics_gen import executor as statistics_gen_executor
 from tfx.components.transform import component as transform
@@ -23,9 +21,8 @@ from tfx_bsl.coders import batch_util
 
 from ..trainer import families
 
-_BYTES = batch_util._TARGET_BATCH_BYTES_SIZE
-_MOST_ROWS = batch_util._BATCH_SIZE_CAP  # tfx_bsl's own, where it does not count bytes
-_FLAG = "tfxio_use_byte_size_batching"
+_BYTES = 20 << 20  # what tfx_bsl takes where its experimental flag has it count bytes
+_ROWS = 1000  # tfx_bsl's own bound
 
 
 @contextlib.contextmanager
@@ -35,13 +32,23 @@ def bounded(row_bytes: int = 0) -> Iterator[None]:
     Args:
         row_bytes: what becomes of a row, which counts where it is more than the row itself.
     """
-    rows = max(1, min(_MOST_ROWS, _BYTES // max(row_bytes, 1)))
-    flags.FLAGS.set_default(_FLAG, True)
-    try:
-        with mock.patch.object(batch_util, "_BATCH_SIZE_CAP_WITH_BYTE_TARGET", rows):
-            yield
-    finally:
-        flags.FLAGS.set_default(_FLAG, False)  # TFMA finds better ones by time: a model is slow
+    least, stock = max(_BYTES // _ROWS, row_bytes), batch_util.GetBatchElementsKwargs
+
+    def sized(batch_size: int | None, size: Callable[[Any], int] = len) -> dict[str, Any]:
+        bound = {
+            "min_batch_size": min(least, _BYTES),
+            "max_batch_size": _BYTES,
+            "element_size_fn": lambda row: max(size(row), least),
+        }
+        return stock(batch_size, size) | ({} if batch_size else bound)
+
+    with mock.patch.object(batch_util, "GetBatchElementsKwargs", sized):
+        yield
+
+
+def pixels(shapes: Mapping[str, Sequence[int]]) -> int:
+    """Bytes of a row's pixels in such shapes, as Transform packs them; 0 if there are none."""
+    return sum(map(math.prod, shapes.values()))
 
 
 class StatisticsGenExecutor(statistics_gen_executor.Executor):
@@ -66,8 +73,7 @@ class TransformExecutor(transform_executor.Executor):
         key = standard_component_specs.CUSTOM_CONFIG_KEY
         model = json.loads(exec_properties[key])["model"]
         family = families.load(model["family"])
-        shapes = family.pixel_shapes(family.Settings(**model)).values()
-        with bounded(sum(map(math.prod, shapes))):
+        with bounded(pixels(family.pixel_shapes(family.Settings(**model)))):
             super().Do(input_dict, output_dict, exec_properties)
 
 

@@ -16,6 +16,7 @@ from tfx.utils import io_utils, path_utils
 
 from ... import cpu
 from ...trainer.export import describe
+from .. import batches
 from ..latest_pushed.executor import FOUND
 from . import closer, extractors, metrics, why
 from .metrics import Measured
@@ -52,7 +53,8 @@ class Executor(stock.Executor):
         evaluation = artifact_utils.get_single_uri(output_dict[constants.EVALUATION_KEY])
         closer.FOLDER.set(evaluation)
         looking = {standard_component_specs.MODULE_PATH_KEY: extractors.__name__}
-        super().Do(inputs, output_dict, {**exec_properties, key: config_json, **looking})
+        with batches.bounded(batches.pixels(model.get("pixel_shapes", {}))):
+            super().Do(inputs, output_dict, {**exec_properties, key: config_json, **looking})
         _let_go_of_the_models()
         why.write(evaluation, _model_path(input_dict[_MODEL]))
 

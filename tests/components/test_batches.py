@@ -1,4 +1,4 @@
-"""Batches of StatisticsGen and Transform have a bound in bytes, whatever the rows are."""
+"""Batches have a bound in bytes, whatever the rows are."""
 
 import json
 from pathlib import Path
@@ -41,35 +41,31 @@ def test_a_batch_is_no_larger_than_its_bound(
     row_bytes: int, most: int, records: Path, tmp_path: Path
 ) -> None:
     found = read(records, row_bytes, tmp_path)
-    assert sum(found) == ROWS and most - 1 <= max(found) <= most
+    assert sum(found) == ROWS and max(found) <= most
 
 
-def state() -> tuple[bool, int]:
-    kwargs = batch_util.GetBatchElementsKwargs(None)
-    by_bytes = "element_size_fn" in kwargs
-    return by_bytes, MOST // kwargs["element_size_fn"](b"") if by_bytes else 0
+def bound() -> tuple[int, int]:
+    """The bytes of a batch at most, and as how many a row counts at least, where these are said."""
+    found = batch_util.GetBatchElementsKwargs(None)
+    least = found["element_size_fn"](b"") if "element_size_fn" in found else 0
+    return found["max_batch_size"], least
 
 
 @pytest.mark.parametrize(
-    ("model", "rows"),
+    ("model", "least"),
     [
-        ({"family": "resnet", "start": "resnet50", "size": 224}, MOST // (224 * 224 * 3)),
-        ({"family": "bert", "start": "tiny"}, 1000),
+        ({"family": "resnet", "start": "resnet50", "size": 224}, 224 * 224 * 3),
+        ({"family": "bert", "start": "tiny"}, MOST // 1000),
     ],
 )
-def test_transform_counts_what_becomes_of_a_row(
-    model: dict[str, Any], rows: int, monkeypatch: pytest.MonkeyPatch
+def test_what_becomes_of_a_row_counts_too(
+    model: dict[str, Any], least: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[tuple[bool, int]] = []
+    seen: list[tuple[int, int]] = []
     for stock in (batches.transform_executor, batches.statistics_gen_executor):
-        monkeypatch.setattr(stock.Executor, "Do", lambda *_: seen.append(state()))
+        monkeypatch.setattr(stock.Executor, "Do", lambda *_: seen.append(bound()))
     given = {}, {}, {"custom_config": json.dumps({"model": model})}
     batches.Transform.EXECUTOR_SPEC.executor_class().Do(*given)
     batches.StatisticsGen.EXECUTOR_SPEC.executor_class().Do(*given)
-    assert [by_bytes for by_bytes, _ in seen] == [True, True]
-    assert seen[0][1] == pytest.approx(rows, abs=1) and seen[1][1] == pytest.approx(1000, abs=1)
-
-
-def test_the_evaluator_keeps_its_own(records: Path, tmp_path: Path) -> None:
-    read(records, 0, tmp_path)
-    assert state() == (False, 0)
+    assert seen == [(MOST, least), (MOST, MOST // 1000)]
+    assert bound() == (1000, 0)
