@@ -277,9 +277,11 @@ def serve(
     names = ", ".join(model.name for model in models)
     waiting = "" if server.manager.ready() else " (not all have a version yet)"
     words = f"serving {escape(names)}{waiting}: {'; '.join(doors)}"
-    Screen().print(words, highlight=False, soft_wrap=True)
+    with contextlib.suppress(OSError):  # a full disk behind the log is no reason not to serve
+        Screen().print(words, highlight=False, soft_wrap=True)
     server.wait()
-    sys.stdout.flush()
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
     os._exit(0)  # a thread in a request that never ends would keep Python here
 
 

@@ -24,7 +24,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import espalier  # isort: skip  # noqa: F401  (asks for Keras 2, before TensorFlow is imported)
 
@@ -293,12 +293,14 @@ def until(true: Callable[[], Any]) -> Any:
 
 
 @contextlib.contextmanager
-def process(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
-    """`espalier serve` in a process of its own, ended with the block."""
+def process(
+    *arguments: str | Path, out: IO[str] | int = subprocess.PIPE
+) -> Iterator[subprocess.Popen[str]]:
+    """`espalier serve` in a process of its own, which tells `out`; it ends with the block."""
     command = [str(Path(sys.executable).with_name("espalier")), "serve", "--host", "127.0.0.1"]
     running = subprocess.Popen(
         [*command, *map(str, arguments)],
-        stdout=subprocess.PIPE,
+        stdout=out,
         stderr=subprocess.STDOUT,
         text=True,
         env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONUNBUFFERED": "1"},

@@ -238,3 +238,16 @@ def test_health_follows_the_models(tmp_path, half_models, open_door, tools):
     serving = health_pb2.HealthCheckResponse.SERVING
     tools.until(lambda: door.health.Check(request).status == serving)
     assert door.half(1) == (1, [2.5])
+
+
+def test_a_log_on_a_full_disk_ends_no_server(models, tools, tmp_path):
+    socket = tmp_path / "s"
+    flags = ["--model_base_path", models / "half_plus_two", "--model_name", "half_plus_two"]
+    flags += ["--port", "0", "--rest_api_port", "0", "--grpc_socket_path", socket]
+    with open("/dev/full", "w") as full, tools.process(*flags, out=full) as running:
+        door = tools.Door(f"unix:{socket}", "")
+        tools.await_health(door, running)
+        time.sleep(1)  # what it says once it serves
+        assert door.half(1)[1] == [3.5]
+        running.terminate()
+        assert running.wait(tools.PATIENCE) == 0
