@@ -9,7 +9,6 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
-from unittest import mock
 
 from tfx.components.statistics_gen import component as statistics_gen
 from tfx.components.statistics_gen import executor as statistics_gen_executor
@@ -42,8 +41,11 @@ def bounded(row_bytes: int = 0) -> Iterator[None]:
         }
         return stock(batch_size, size) | ({} if batch_size else bound)
 
-    with mock.patch.object(batch_util, "GetBatchElementsKwargs", sized):
+    batch_util.GetBatchElementsKwargs = sized
+    try:
         yield
+    finally:
+        batch_util.GetBatchElementsKwargs = stock
 
 
 def pixels(shapes: Mapping[str, Sequence[int]]) -> int:
