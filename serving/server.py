@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import socket
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -87,10 +88,14 @@ class Server:
 
     def wait(self) -> None:
         """Serve until SIGTERM or Ctrl-C, then let calls under way finish."""
-        asked = threading.Event()
+        # The system may give the signal to any thread, which does not wake Python's first one
+        # from an Event: what does is the byte that its handler in C then writes here.
+        asked, wakeup = socket.socketpair()
+        wakeup.setblocking(False)
+        signal.set_wakeup_fd(wakeup.fileno())
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: asked.set())
-        asked.wait()
+            signal.signal(number, lambda *_: None)
+        asked.recv(1)
         log.info("stopping: no new requests, those under way have %d s", _DRAIN_SECONDS)
         self.stop(_DRAIN_SECONDS)
 

@@ -1,5 +1,8 @@
 """`espalier serve` as a process: its errors, SIGTERM, its configuration's file, a UNIX socket."""
 
+import ctypes
+import re
+import signal
 import socket
 import subprocess
 import sys
@@ -240,6 +243,24 @@ def test_health_follows_the_models(tmp_path, half_models, open_door, tools):
     assert door.half(1) == (1, [2.5])
 
 
+def test_sigterm_counts_whichever_thread_takes_it(models, tools, tmp_path):
+    """Any may; of one that another thread took, the first one never heard."""
+    flags = ["--model_base_path", models / "half_plus_two", "--model_name", "half_plus_two"]
+    flags += ["--port", "0", "--rest_api_port", "0", "--grpc_socket_path", tmp_path / "s"]
+    with tools.process(*flags) as running:
+        process = Path("/proc", str(running.pid))
+        tools.await_health(tools.Door(f"unix:{tmp_path / 's'}", ""), running)
+        tools.until(lambda: _catches(process, signal.SIGTERM))
+        last = max(int(thread.name) for thread in process.joinpath("task").iterdir())
+        assert ctypes.CDLL(None).tgkill(running.pid, last, signal.SIGTERM) == 0
+        assert running.wait(tools.PATIENCE) == 0
+
+
+def _catches(process: Path, number: signal.Signals) -> bool:
+    caught = re.search(r"^SigCgt:\s*(\w+)", process.joinpath("status").read_text(), re.M)
+    return bool(int(caught[1], 16) >> (number - 1) & 1)
+
+
 def test_a_log_on_a_full_disk_ends_no_server(models, tools, tmp_path):
     socket = tmp_path / "s"
     flags = ["--model_base_path", models / "half_plus_two", "--model_name", "half_plus_two"]
@@ -247,7 +268,7 @@ def test_a_log_on_a_full_disk_ends_no_server(models, tools, tmp_path):
     with open("/dev/full", "w") as full, tools.process(*flags, out=full) as running:
         door = tools.Door(f"unix:{socket}", "")
         tools.await_health(door, running)
-        time.sleep(1)  # what it says once it serves
+        tools.until(lambda: _catches(Path("/proc", str(running.pid)), signal.SIGTERM))
         assert door.half(1)[1] == [3.5]
         running.terminate()
         assert running.wait(tools.PATIENCE) == 0
