@@ -28,6 +28,7 @@ from ..trainer.run import train
 from . import code_digest, contents, leftovers, plan, preflight, results, versions
 from . import report as report_
 from .config import Config
+from .on_disk import on_disk_first
 from .places import full, is_unfinished, temporary
 from .progress import Reporter, live, quiet, shown
 from .results import RunResult
@@ -380,7 +381,7 @@ def _run_pipeline(
             names = [component.id for component in pipeline.components]
             before = _last_run(config.home)
             reporter = Reporter(console, names, lambda name: _latest_node(config.home, name))
-            with reporter.listening():
+            with on_disk_first(), reporter.listening():
                 _dag_runner(runner).run(pipeline, _run_options(part, names))
         except BaseException as error:
             traceback.print_exc()  # into the log

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
-from ..files import write_whole
+from ..files import to_disk, write_whole
 from .settings import Stage, Train
 
 if TYPE_CHECKING:
@@ -193,12 +193,13 @@ def _report(state: State, settings: Train) -> None:
 
 
 def _keep(state: State, model: Any, manager: "tf.train.CheckpointManager", folder: Path) -> None:
-    """Put the epoch on disk so that a kill at any moment leaves a whole one."""
+    """Put the epoch on disk so that a kill, or a cut of the power, leaves a whole one."""
     outdated = ""
     if state.best_epoch == state.epoch:
         outdated, state.best = state.best, str(folder / f"best-{state.epoch}")
         model.save_weights(state.best)
     state.checkpoint = manager.save()
+    to_disk(folder)
     state.save(folder)
     if outdated:  # only now does nothing name it
         for file in folder.glob(f"{Path(outdated).name}.*"):

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import CheckpointError
+from ..files import to_disk
 from .checkpoints import FILES, Progress, cache_folder, sha256
 
 _log = logging.getLogger(__name__)
@@ -96,6 +97,7 @@ def _fetch_into(folder: Path, name: str, progress: Progress | None) -> None:
             except CheckpointError as error:
                 tried.append(f"  {place}: {error}")
                 continue
+            to_disk(part)
             part.rename(folder)
             _say(progress, f"Fetched {name} to {folder}")
             return

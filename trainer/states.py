@@ -7,13 +7,15 @@ written, would cost the whole training.
 import shutil
 from pathlib import Path
 
+from ..files import write_whole
+
 _MADE = "made.txt"
 _GONE = ".gone-"
 
 
 def finish(folder: Path, made: str) -> None:
     """Note that a training is over, and the URI of the artifact that came of it."""
-    (folder / _MADE).write_text(made, encoding="utf-8")
+    write_whole(folder / _MADE, made)
 
 
 def made(folder: Path) -> str:

@@ -17,6 +17,7 @@ from typing import IO, Any, NamedTuple
 from absl import logging
 
 from ...errors import ComponentError
+from ...files import sync, to_disk
 from ...serving.predictor import find_newest, is_version
 from . import card
 from .failures import destination_errors
@@ -102,6 +103,7 @@ def refresh(version: Version, added: Mapping[str, str], *, keep: int | None) -> 
                 if not file.exists() or file.read_text(encoding="utf-8") != text:
                     file.parent.mkdir(exist_ok=True)
                     (staging / name).write_text(text, encoding="utf-8")
+                    to_disk(staging / name)
                     (staging / name).replace(file)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
@@ -209,7 +211,9 @@ def _publish_local(
         staging = os.path.join(base, _STAGING + uuid.uuid4().hex)
         try:
             write_version(model, staging, added)
+            to_disk(Path(staging))
             version = _rename_to_next(staging, base, last, now)
+            sync(base)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise

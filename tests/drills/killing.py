@@ -5,11 +5,13 @@ from what appears in its folders.
 """
 
 import contextlib
+import fcntl
 import os
 import re
 import shutil
 import signal
 import sqlite3
+import struct
 import subprocess
 import sys
 import threading
@@ -138,6 +140,50 @@ class Place:
         return sorted((n for n in os.listdir(self.models) if n.isdecimal()), key=int)
 
 
+@dataclass
+class Disk:
+    """A file system on a disk of its own, which has the names of files within a second, and their
+    bytes much later: what Linux does, in the worst case.
+
+    Attributes:
+        image: the file that stands for the disk.
+        folder: where it is mounted.
+    """
+
+    image: Path
+    folder: Path
+
+    def make(self) -> bool:
+        """Whether it could be made and mounted."""
+        with self.image.open("wb") as file:
+            file.truncate(400 << 20)
+        self.folder.mkdir()
+        if not shutil.which("mkfs.ext4"):
+            return False
+        return not subprocess.run(["mkfs.ext4", "-q", self.image]).returncode and self.on()
+
+    def on(self) -> bool:
+        """Mount it: its journal is played back, as after any cut."""
+        options = ["-o", "loop,commit=1"]
+        return not subprocess.run(["mount", *options, self.image, self.folder]).returncode
+
+    def cut(self) -> None:
+        """Nothing more reaches it: the ioctl by which xfstests stands for a cut of the power."""
+        opened = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.ioctl(opened, 0x8004587D, struct.pack("I", 2))  # EXT4_IOC_SHUTDOWN, no flush
+        finally:
+            os.close(opened)
+
+    def again(self) -> None:
+        """What it holds, once the power is back."""
+        self.off()
+        assert self.on()
+
+    def off(self) -> None:
+        subprocess.run(["umount", self.folder], check=True)
+
+
 def _left(temporary: Path) -> list[str]:
     """Processes that live on with that folder for temporary files."""
     mark, found = f"TMPDIR={temporary}".encode(), []
@@ -156,6 +202,16 @@ def sizes(folder: Path) -> dict[str, int]:
 
 
 # --- when ---------------------------------------------------------------------------------------
+
+
+def dark(disk: "Disk", when: When) -> When:
+    """Then, and the power goes too."""
+
+    def wait(place: Place, process: "subprocess.Popen[bytes]") -> None:
+        when(place, process)
+        disk.cut()
+
+    return wait
 
 
 def after(seconds: float) -> When:
@@ -258,6 +314,17 @@ def check_commands(place: Place, yaml: str, *which: str) -> None:
     for name in which or ("ls", "plan", "report", "gc"):
         if database(place.home).exists() or name == "plan":
             place.done(name, yaml)
+
+
+def check_artifacts(place: Place) -> None:
+    """Nothing is empty that the metadata says is done."""
+    history = Store(place.home).history() if database(place.home).exists() else {}
+    made = [output for run in history.values() for node in run for output in node.outputs.values()]
+    for output in made:
+        assert Path(output.uri).exists() or not output.live, output.uri
+        files = [Path(output.uri), *Path(output.uri).rglob("*")] if output.live else []
+        empty = [str(file) for file in files if file.is_file() and not file.stat().st_size]
+        assert not empty, f"empty: {empty}"
 
 
 def check_nothing_is_left(place: Place) -> None:

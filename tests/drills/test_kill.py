@@ -6,7 +6,8 @@ import os
 import random
 import shutil
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ COMPRESS = {
     "steps": [{"distill": {"layers": 1, "epochs": 3}}, {"quantize": {}}],
     "budget": {"accuracy_drop": 0.6, "size": 0.95},
 }
+LATE = 1.5  # seconds in which a name has come to the disk, and bytes have not
 TUNE = {"search": "random", "trials": 3, "over": {"train.learning_rate": [1e-3, 3e-3, 1e-2]}}
 RATES = {"train.learning_rate": [1e-3, 3e-3]}
 
@@ -216,6 +218,61 @@ def test_a_sweep(
         assert not place.versions()
         place.models.mkdir(exist_ok=True)
         killing.check_nothing_is_left(place)
+
+
+# --- the power goes -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Any]:
+    found = killing.Disk(tmp_path / "disk.img", tmp_path / "dark")
+    if not found.make():
+        pytest.skip("a disk cannot be made and mounted here")
+    yield found
+    found.off()
+
+
+def test_the_power_goes_in_a_run(
+    drill: Callable[[str], Any], times: Times, make: Any, seeded: random.Random, disk: Any
+) -> None:
+    line = drill("the power goes in a run")
+    place, yaml = make(disk.folder.name)
+    calm, its_yaml = make("calm")
+    found = [("behind StatisticsGen", ended("StatisticsGen", LATE))]
+    if times(0, 1):
+        calm.done("run", its_yaml)
+        place.usual = killing.usual(calm.log())
+        found += moments(place, seeded)
+        found.append(("long behind the publishing", once(published, LATE)))
+    os.sync()
+    for what, when in found:
+        with line.attempt(what):
+            place.killed(killing.dark(disk, when), "run", yaml)
+            disk.again()
+            killing.check_served(place)
+            killing.check_metadata(place)
+            killing.check_commands(place, yaml)
+            killing.check_artifacts(place)
+    if times(0, 1):
+        with line.attempt("the end"):
+            check_end(place, yaml, calm)
+
+
+def test_the_power_goes_behind_a_push(
+    drill: Callable[[str], Any], times: Times, tmp_path: Path, disk: Any
+) -> None:
+    line = drill("the power goes behind a push")
+    model, base = tmp_path / "model", disk.folder / "models"
+    model.mkdir()
+    for number in range(1, times(2, 10)):
+        with line.attempt(f"push {number}"):
+            for name in (publish.SAVED_MODEL, "weights"):
+                (model / name).write_bytes(os.urandom(3_000_000))
+            publish.publish(str(model), str(base), keep=None, now=number)
+            time.sleep(LATE)
+            disk.cut()
+            disk.again()
+            assert publish.is_copy(str(base / str(number)), str(model))
 
 
 # --- the other commands -------------------------------------------------------------------------

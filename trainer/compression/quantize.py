@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...errors import DataError
+from ...files import write_whole
 from ..input import batches
 from ..sparsity import is_sparse, keep_zeros
 from . import pack, tflite
@@ -53,7 +54,7 @@ def quantize(before: Candidate, job: Job, settings: Quantize) -> Candidate:
     if settings.how != "weights":
         file = job.folder / tflite.TFLITE
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(content)
+        write_whole(file, content)
     formats = dict.fromkeys(names, settings.to)
     weights = model.get_weights()
     return job.next(before, "quantize", weights, formats=formats, tflite=file)

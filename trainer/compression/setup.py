@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ... import cpu
+from ...files import to_disk
 from ..export import COMPRESSION, TRANSFORM, Columns, export
 from ..input import Source, label_counts
 from ..proof import served
@@ -115,6 +116,7 @@ def _exporter(restored: Restored, transform: "tft.TFTransformOutput", job: Job) 
         )
         if candidate.tflite:
             shutil.copyfile(candidate.tflite, unfinished / TFLITE)
+        to_disk(unfinished)
         unfinished.rename(folder)
 
     return write
