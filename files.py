@@ -18,13 +18,15 @@ def write_whole(file: Path, content: "str | bytes | memoryview") -> None:
         opened.flush()
         os.fsync(opened.fileno())
     os.replace(temporary, file)
+    sync(file.parent)
 
 
 def to_disk(path: Path) -> None:
     """Bring a file to the disk, or a folder and all that is in it; OSError if that fails."""
     for at, _, names in os.walk(path):
-        for name in names:
-            sync(os.path.join(at, name))
+        for file in (os.path.join(at, name) for name in names):
+            if os.path.isfile(file):
+                sync(file)
         sync(at)
     if path.is_file():
         sync(path)
@@ -36,7 +38,8 @@ def sync(path: "str | Path") -> None:
     try:
         os.fsync(opened)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # of a file system that can do so with files alone
+        # Network file systems refuse it of folders, each in its own words, and some of files.
+        if not os.path.isdir(path) and error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:
         os.close(opened)

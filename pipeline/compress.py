@@ -391,4 +391,4 @@ def _read_report(work: Path) -> dict[str, Any]:
 
 
 def _write_report(work: Path, report: dict[str, Any]) -> None:
-    (work / "report.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
+    write_whole(work / "report.json", json.dumps(report, indent=1))

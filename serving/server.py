@@ -95,7 +95,8 @@ class Server:
         signal.set_wakeup_fd(wakeup.fileno())
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
-        asked.recv(1)
+        while asked.recv(1)[0] not in (signal.SIGTERM, signal.SIGINT):
+            pass
         log.info("stopping: no new requests, those under way have %d s", _DRAIN_SECONDS)
         self.stop(_DRAIN_SECONDS)
 

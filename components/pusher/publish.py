@@ -107,6 +107,7 @@ def refresh(version: Version, added: Mapping[str, str], *, keep: int | None) -> 
                     (staging / name).replace(file)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+        sync(base)  # the version's own name, too: the push may have been killed right behind it
         _retire_local(base, keep, version)
 
 
@@ -274,6 +275,7 @@ def _write_number(last: IO[str], number: int) -> None:
     # Over the old one, and cut only then: a disk that fills up must not leave the file empty.
     os.pwrite(last.fileno(), f"{number}\n".encode("ascii"), 0)
     os.truncate(last.fileno(), len(f"{number}\n"))
+    os.fsync(last.fileno())
 
 
 def _retire_local(base: str, keep: int | None, pushed: Version) -> None:

@@ -247,8 +247,10 @@ def test_the_power_goes_in_a_run(
     os.sync()
     for what, when in found:
         with line.attempt(what):
-            place.killed(killing.dark(disk, when), "run", yaml)
-            disk.again()
+            try:
+                place.killed(killing.dark(disk, when), "run", yaml)
+            finally:
+                disk.again()
             killing.check_served(place)
             killing.check_metadata(place)
             killing.check_commands(place, yaml)
@@ -270,8 +272,10 @@ def test_the_power_goes_behind_a_push(
                 (model / name).write_bytes(os.urandom(3_000_000))
             publish.publish(str(model), str(base), keep=None, now=number)
             time.sleep(LATE)
-            disk.cut()
-            disk.again()
+            try:
+                disk.cut()
+            finally:
+                disk.again()
             assert publish.is_copy(str(base / str(number)), str(model))
 
 

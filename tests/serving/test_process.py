@@ -248,17 +248,20 @@ def test_sigterm_counts_whichever_thread_takes_it(models, tools, tmp_path):
     flags = ["--model_base_path", models / "half_plus_two", "--model_name", "half_plus_two"]
     flags += ["--port", "0", "--rest_api_port", "0", "--grpc_socket_path", tmp_path / "s"]
     with tools.process(*flags) as running:
-        process = Path("/proc", str(running.pid))
         tools.await_health(tools.Door(f"unix:{tmp_path / 's'}", ""), running)
-        tools.until(lambda: _catches(process, signal.SIGTERM))
-        last = max(int(thread.name) for thread in process.joinpath("task").iterdir())
-        assert ctypes.CDLL(None).tgkill(running.pid, last, signal.SIGTERM) == 0
+        tools.until(lambda: _has_sigterm(Path("/proc", str(running.pid)), "SigCgt"))
+        threads = Path("/proc", str(running.pid), "task").iterdir()
+        others = (one for one in threads if one.name != str(running.pid))
+        taking = next(one for one in others if not _has_sigterm(one, "SigBlk"))
+        tgkill = ctypes.CDLL(None).tgkill
+        assert tgkill(running.pid, int(taking.name), signal.SIGTERM) == 0
         assert running.wait(tools.PATIENCE) == 0
 
 
-def _catches(process: Path, number: signal.Signals) -> bool:
-    caught = re.search(r"^SigCgt:\s*(\w+)", process.joinpath("status").read_text(), re.M)
-    return bool(int(caught[1], 16) >> (number - 1) & 1)
+def _has_sigterm(process: Path, mask: str) -> bool:
+    """Whether it is among the signals in that line of a process's or a thread's status."""
+    found = re.search(rf"^{mask}:\s*(\w+)", process.joinpath("status").read_text(), re.M)
+    return bool(int(found[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
 def test_a_log_on_a_full_disk_ends_no_server(models, tools, tmp_path):
@@ -268,7 +271,7 @@ def test_a_log_on_a_full_disk_ends_no_server(models, tools, tmp_path):
     with open("/dev/full", "w") as full, tools.process(*flags, out=full) as running:
         door = tools.Door(f"unix:{socket}", "")
         tools.await_health(door, running)
-        tools.until(lambda: _catches(Path("/proc", str(running.pid)), signal.SIGTERM))
+        tools.until(lambda: _has_sigterm(Path("/proc", str(running.pid)), "SigCgt"))
         assert door.half(1)[1] == [3.5]
         running.terminate()
         assert running.wait(tools.PATIENCE) == 0

@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ...files import to_disk, write_whole
 from ..settings import Augment
 from .job import Job, progress
 
@@ -117,13 +118,21 @@ def _teaching(
         progress.info("the teacher answers in every epoch anew")
         return lambda epoch: passes(epoch * (1 + cuts)).map(plain, num_parallel_calls=1).prefetch(2)
     folder = job.folder / "teacher" / name
+    whole = folder / "whole"
     for other in folder.parent.glob("*"):
-        # Another step's, which is not asked again; or half of one, of a run that was killed.
-        if other != folder or any(other.glob("*.lockfile")):
+        # Another step's, which is not asked again; or one that may not all be on the disk.
+        if other != folder or not whole.exists():
             shutil.rmtree(other)
     folder.mkdir(parents=True, exist_ok=True)
     cached = rows.cache(str(folder / "outputs"))
-    return lambda epoch: cached.shuffle(_SHUFFLED, seed=job.train.seed + epoch).prefetch(2)
+
+    def epoch_rows(epoch: int) -> "tf.data.Dataset":
+        if any(folder.glob("*.index")) and not (whole.exists() or any(folder.glob("*.lockfile"))):
+            to_disk(folder)
+            write_whole(whole, "")
+        return cached.shuffle(_SHUFFLED, seed=job.train.seed + epoch).prefetch(2)
+
+    return epoch_rows
 
 
 def cut(features: Any, label: "tf.Tensor") -> Any:
