@@ -1,4 +1,5 @@
-"""kill -9 at any moment, then the same command again: nothing is lost, and nothing is left over."""
+"""kill -9 or a cut of the power at any moment, then the same command again: nothing is lost, and
+nothing is left over."""
 
 import importlib.util
 import json
@@ -232,20 +233,10 @@ def disk(tmp_path: Path) -> Iterator[Any]:
     found.off()
 
 
-def test_the_power_goes_in_a_run(
-    drill: Callable[[str], Any], times: Times, make: Any, seeded: random.Random, disk: Any
-) -> None:
-    line = drill("the power goes in a run")
-    place, yaml = make(disk.folder.name)
-    calm, its_yaml = make("calm")
-    found = [("behind StatisticsGen", ended("StatisticsGen", LATE))]
-    if times(0, 1):
-        calm.done("run", its_yaml)
-        place.usual = killing.usual(calm.log())
-        found += moments(place, seeded)
-        found.append(("long behind the publishing", once(published, LATE)))
+def cut_all(place: Place, yaml: str, line: Any, disk: Any, moments: list[tuple[str, When]]) -> None:
+    """A run again and again, whose power goes at each of the moments."""
     os.sync()
-    for what, when in found:
+    for what, when in moments:
         with line.attempt(what):
             try:
                 place.killed(killing.dark(disk, when), "run", yaml)
@@ -255,9 +246,43 @@ def test_the_power_goes_in_a_run(
             killing.check_metadata(place)
             killing.check_commands(place, yaml)
             killing.check_artifacts(place)
-    if times(0, 1):
-        with line.attempt("the end"):
-            check_end(place, yaml, calm)
+
+
+def test_the_power_goes_in_a_run(
+    drill: Callable[[str], Any], times: Times, make: Any, seeded: random.Random, disk: Any
+) -> None:
+    line = drill("the power goes in a run")
+    place, yaml = make(disk.folder.name)
+    early = [("behind StatisticsGen", ended("StatisticsGen", LATE))]
+    if not times(0, 1):
+        return cut_all(place, yaml, line, disk, early)
+    calm, its_yaml = make("calm")
+    calm.done("run", its_yaml)
+    place.usual = killing.usual(calm.log())
+    late = [("long behind the publishing", once(published, LATE))]
+    cut_all(place, yaml, line, disk, early + moments(place, seeded) + late)
+    with line.attempt("the end"):
+        check_end(place, yaml, calm)
+
+
+def test_the_power_goes_in_a_search_and_a_recipe(
+    drill: Callable[[str], Any], times: Times, make: Any, seeded: random.Random, disk: Any
+) -> None:
+    if not times(0, 1):
+        pytest.skip("the long form alone")
+    line = drill("the power goes in a search and a recipe")
+    calm, its_yaml = make("calm", tune=TUNE, compress=COMPRESS)
+    place, yaml = make(disk.folder.name, tune=TUNE, compress=COMPRESS)
+    calm.done("run", its_yaml)
+    place.usual = killing.usual(calm.log())
+    names = ["Tuner"] * 3 + ["Trainer"] * 2 + ["Compressor"] * 6
+    shares = [seeded.uniform(0.2, 1.05) for _ in names]
+    found = [(f"in {n}, after {s:.2f}", runs(n, s)) for n, s in zip(names, shares, strict=True)]
+    found += [("behind the Compressor", ended("Compressor", LATE))]
+    cut_all(place, yaml, line, disk, found)
+    with line.attempt("the end"):
+        check_end(place, yaml, None)
+        assert _trials(place) == _trials(calm)
 
 
 def test_the_power_goes_behind_a_push(
