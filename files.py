@@ -34,12 +34,13 @@ def to_disk(path: Path) -> None:
 
 def sync(path: "str | Path") -> None:
     """The same of one file, or of the names that stand in one folder."""
-    opened = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(opened)
+        opened = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
     except OSError as error:
         # Network file systems refuse it of folders, each in its own words, and some of files.
         if not os.path.isdir(path) and error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
-    finally:
-        os.close(opened)

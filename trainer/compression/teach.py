@@ -127,6 +127,7 @@ def _teaching(
     cached = rows.cache(str(folder / "outputs"))
 
     def epoch_rows(epoch: int) -> "tf.data.Dataset":
+        # Known from the second epoch on, and noted once: the first one has asked for all.
         if any(folder.glob("*.index")) and not (whole.exists() or any(folder.glob("*.lockfile"))):
             to_disk(folder)
             write_whole(whole, "")
