@@ -13,10 +13,8 @@ def write_whole(file: Path, content: "str | bytes | memoryview") -> None:
     """Write a file, a text in UTF-8: whoever reads it, and whatever is killed or goes dark, finds
     the old content or the new one."""
     temporary = file.with_name(f".{file.name}.new")
-    with temporary.open("wb") as opened:
-        opened.write(content.encode() if isinstance(content, str) else content)
-        opened.flush()
-        os.fsync(opened.fileno())
+    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+    sync(temporary)
     os.replace(temporary, file)
     sync(file.parent)
 

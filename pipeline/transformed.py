@@ -9,7 +9,7 @@ from typing import Any
 
 from ..components.image_example_gen import idx
 from ..errors import DataError, reason
-from ..files import to_disk
+from ..files import sync
 from ..trainer.compression.measure import MOST_ROWS
 from ..trainer.export import TRANSFORM
 from .raw_rows import Row, Rows
@@ -180,5 +180,5 @@ def _unfinished(file: Path) -> Path:
 
 def _whole(file: Path) -> None:
     """With this name, all files are whole."""
-    to_disk(_unfinished(file))
+    sync(_unfinished(file))
     _unfinished(file).replace(file)

@@ -103,7 +103,7 @@ def refresh(version: Version, added: Mapping[str, str], *, keep: int | None) -> 
                 if not file.exists() or file.read_text(encoding="utf-8") != text:
                     file.parent.mkdir(exist_ok=True)
                     (staging / name).write_text(text, encoding="utf-8")
-                    to_disk(staging / name)
+                    sync(staging / name)
                     (staging / name).replace(file)
         finally:
             shutil.rmtree(staging, ignore_errors=True)

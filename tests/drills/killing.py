@@ -211,7 +211,7 @@ def sizes(folder: Path) -> dict[str, int]:
 # --- when ---------------------------------------------------------------------------------------
 
 
-def dark(disk: "Disk", when: When) -> When:
+def dark(disk: Disk, when: When) -> When:
     """Then, and the power goes too."""
 
     def wait(place: Place, process: "subprocess.Popen[bytes]") -> None:
@@ -327,11 +327,11 @@ def check_artifacts(place: Place) -> None:
     """Nothing is empty that the metadata says is done."""
     history = Store(place.home).history() if database(place.home).exists() else {}
     made = [output for run in history.values() for node in run for output in node.outputs.values()]
-    for output in made:
-        assert Path(output.uri).exists() or not output.live, output.uri
-        files = [Path(output.uri), *Path(output.uri).rglob("*")] if output.live else []
-        empty = [file for file in files if file.is_file() and not file.stat().st_size]
-        assert not [str(file) for file in empty if not file.name.endswith("BLESSED")], output.uri
+    for artifact in (Path(output.uri) for output in made if output.live):
+        assert artifact.exists(), artifact
+        files = [file for file in (artifact, *artifact.rglob("*")) if file.is_file()]
+        empty = [str(file) for file in files if not file.stat().st_size]
+        assert not [file for file in empty if not file.endswith("BLESSED")], artifact
 
 
 def check_nothing_is_left(place: Place) -> None:

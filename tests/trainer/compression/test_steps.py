@@ -52,8 +52,8 @@ def test_distill_makes_a_shallower_student_that_agrees(name: str, trained: Train
     # What a cut of the power leaves; a run that is killed leaves less.
     cache = job.folder / "teacher" / "1-0"
     cache.mkdir(parents=True)
-    for name in ("outputs.index", "outputs.data-00000-of-00001"):
-        (cache / name).touch()
+    for empty in ("outputs.index", "outputs.data-00000-of-00001"):
+        (cache / empty).touch()
     after = distill(before, job, Distill(layers=1, epochs=3))
     assert after.layers == 1
     assert after.model.count_params() < 0.8 * before.model.count_params()
